@@ -1,0 +1,1 @@
+"""What is stored and what travels: tables, statuses, requests, messages, settings. No FastAPI, Celery or torch."""

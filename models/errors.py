@@ -1,0 +1,63 @@
+"""The errors this project raises on purpose. A class names the code and HTTP status it is answered with."""
+
+from typing import ClassVar
+
+
+class BatchmillError(Exception):
+    """Something went wrong."""
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+    @property
+    def message(self) -> str:
+        """The sentence shown to the user; it never echoes a prompt or a key."""
+        return str(self.args[0])
+
+
+class RequestError(BatchmillError):
+    """The request is not valid. The client's fault: sending it again unchanged does not help."""
+
+    status = 400
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error_code = code
+        self.param = param
+
+
+class NotFound(BatchmillError):
+    """There is nothing with this id."""
+
+    code = "not_found"
+    status = 404
+
+
+class DatabaseUnavailable(BatchmillError):
+    """The database does not answer. Retrying helps once it is back."""
+
+    code = "database_unavailable"
+    status = 503
+
+
+class DatabaseBusy(BatchmillError):
+    """The database is locked by another writer. Retrying helps."""
+
+    code = "database_busy"
+    status = 503
+
+
+class BrokerUnavailable(BatchmillError):
+    """Redis does not answer. Accepted jobs are safe in the database and start once it is back."""
+
+    code = "broker_unavailable"
+    status = 503
+
+
+class ConfigurationError(BatchmillError):
+    """A setting, a file or a service is not as it must be; the message says what to do."""
+
+    code = "configuration_error"
