@@ -173,12 +173,7 @@ def parse_request(endpoint: str, body: object) -> CompletionRequest | ChatReques
         raise RequestError("invalid_endpoint", f"endpoint must be one of {', '.join(ENDPOINTS)}", param="url")
     given = {name: value for name, value in body.items() if value is not None}
     _refuse_surrogates(given)
-    for name in sorted(UNSUPPORTED.keys() & given.keys()):
-        value = given.pop(name)
-        if isinstance(value, bool) and not any(isinstance(off, bool) for off in UNSUPPORTED[name]):
-            raise RequestError("invalid_value", f"{name} must not be a boolean", param=name)
-        if value not in UNSUPPORTED[name]:
-            raise RequestError("unsupported_parameter", f"{name} is not supported yet", param=name)
+    _refuse_unsupported(given)
     try:
         request = SCHEMAS[endpoint].model_validate(given)
     except ValidationError as error:
@@ -195,12 +190,19 @@ def stored_body(request: CompletionRequest | ChatRequest) -> dict[str, Any]:
     return request.model_dump(exclude_defaults=True, exclude={"background"}) | {"seed": request.seed}
 
 
+def _refuse_unsupported(given: dict[str, Any]) -> None:
+    """Drop known fields that are off; any other value is an error, since ignoring it would change the answer."""
+    for name in sorted(UNSUPPORTED.keys() & given.keys()):
+        value = given.pop(name)
+        if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in UNSUPPORTED[name]):
+            raise RequestError("unsupported_parameter", f"{name} is not supported yet", param=name)
+
+
 def _refuse_surrogates(body: Mapping[str, object]) -> None:
     """Half of a surrogate pair cannot be written as UTF-8; found here it costs an answer, later a worker."""
     for name, value in body.items():
         try:
-            str(value).encode() if not isinstance(value, str) else value.encode()
-            str(name).encode()
+            f"{name}{value}".encode()
         except UnicodeEncodeError:
             raise RequestError("invalid_unicode", "the text is not valid Unicode", param="body") from None
 
@@ -216,7 +218,7 @@ def _first_error(error: ValidationError) -> RequestError:
     """Turn pydantic's first complaint into ours: a stable code, the field, the limit."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = str(first["loc"][0]) if first["loc"] else None
-    param = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)) or None
+    param = ".".join(str(part)[:64] for part in first["loc"]) or None
     if first["type"] == "extra_forbidden":
         return RequestError("unknown_parameter", f"{param} is not a known parameter", param=param)
     if first["type"] == "missing":

@@ -1,0 +1,66 @@
+"""The messages on the queue: names, queues, priorities, chunks. Redis carries them; this module knows no Redis.
+
+A message is a hint that job ids are ready; the jobs table is the truth. Losing or repeating one is harmless.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from models.records import Hint
+
+GENERATE = "generate"  # one inline job: generate(prompt=..., **parameters), task id = job id
+GENERATE_CHUNK = "generate_chunk"  # ids of jobs whose payloads are in the database
+CHUNK = 64  # ids a message: small enough that several workers share a short queue
+MAX_CHUNK = 256
+TOP_PRIORITY = 9
+
+# Redis keys of kombu's bookkeeping of unacknowledged messages. Our own names, because the scan that gives timed-out
+# messages back uses the scanner's timeout for every message it finds: sharing the default keys with another Celery
+# application would hand out its long tasks again.
+UNACKED_KEYS = {
+    "unacked_key": "batchmill.unacked",
+    "unacked_index_key": "batchmill.unacked_index",
+    "unacked_mutex_key": "batchmill.unacked_mutex",
+}
+PRIORITY_STEPS = [0, 3, 6, 9]
+MARKER_KEY = "batchmill.marker"  # lives as long as Redis keeps its data; gone: the hints are gone too
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkMessage:
+    """One `generate_chunk` message, ready to be sent."""
+
+    ids: list[str]
+    queue: str
+    redis_priority: int
+
+
+def queue_of(model: str) -> str:
+    """The queue on which a model's jobs wait."""
+    return f"{GENERATE}.{model}"
+
+
+def redis_priority(priority: int) -> int:
+    """Our 9 is soonest, Redis's 0 is; the one place where the two meet."""
+    return TOP_PRIORITY - priority
+
+
+def redis_lists(model: str) -> list[str]:
+    """The Redis lists that hold a queue's messages, one a priority step (kombu's naming)."""
+    queue = queue_of(model)
+    return [f"{queue}\x06\x16{step}" if step else queue for step in PRIORITY_STEPS]
+
+
+def chunk_messages(hints: Iterable["Hint"], *, size: int = CHUNK) -> Iterator[ChunkMessage]:
+    """Group ready jobs into messages: one model, one priority, one level of suspicion each; order is kept."""
+
+    def kind(hint: "Hint") -> tuple[str, int, int]:
+        return (hint.model, -hint.priority, hint.suspicion)
+
+    for (model, priority, _), group in groupby(sorted(hints, key=kind), key=kind):
+        ids = [str(hint.id) for hint in group]
+        for start in range(0, len(ids), size):
+            yield ChunkMessage(ids[start : start + size], queue_of(model), redis_priority(-priority))

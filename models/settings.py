@@ -1,0 +1,93 @@
+"""Every setting, in one typed class. Built where a process starts and passed on; nothing reads it at import."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.errors import ConfigurationError
+
+DEMO = "demo"
+NOOP = "noop"  # an engine that answers at once, for dry runs and for measuring the queue alone
+DEMO_FOLDER = Path(__file__).resolve().parents[1] / "examples" / "demo-model"
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+REDIS_URL_FILE = "redis.url"
+
+
+class Settings(BaseSettings):
+    """Values come from arguments, the environment (BATCHMILL_NAME; a few standard names too), then these defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BATCHMILL_", extra="ignore", populate_by_name=True, hide_input_in_errors=True
+    )
+
+    database_url: SecretStr | None = Field(
+        None, validation_alias=AliasChoices("DATABASE_URL", "BATCHMILL_DATABASE_URL")
+    )
+    redis_url: SecretStr | None = Field(None, validation_alias=AliasChoices("REDIS_URL", "BATCHMILL_REDIS_URL"))
+    state_dir: Path = Path(".batchmill")
+    model: str = DEMO
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    rows: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    refill_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.02
+    max_model_len: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    lease_seconds: Annotated[float, Field(ge=1)] = 15.0
+    grace_seconds: Annotated[float, Field(ge=0)] = 25.0
+    hang_seconds: Annotated[float, Field(ge=5)] = 120.0
+    max_attempts: Annotated[int, Field(ge=1)] = 25
+    auth: Literal["auto", "open", "keys"] = "auto"
+    sync_timeout_seconds: Annotated[float, Field(ge=0)] = 300.0
+    max_line_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    blob_url: str | None = None
+    max_file_bytes: Annotated[int, Field(ge=1)] = 200 << 20
+    max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
+    log_format: Literal["console", "json"] = "console"
+
+    @cached_property
+    def database(self) -> str:
+        """DATABASE_URL, or the SQLite file of the state directory."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir.resolve() / 'batchmill.db'}"
+
+    @cached_property
+    def broker(self) -> str:
+        """REDIS_URL, or the Redis that `batchmill serve` runs from this state directory, or Redis's usual port."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        noted = self.state_dir / REDIS_URL_FILE
+        return noted.read_text().strip() if noted.is_file() else DEFAULT_REDIS_URL
+
+    @property
+    def model_name(self) -> str:
+        """What jobs and the queue call the model: the last part of its path or id."""
+        name = Path(self.model).resolve().name if Path(self.model).exists() else self.model.rsplit("/", 1)[-1]
+        return re.sub(r"[^\w.@+-]", "-", name)
+
+    @property
+    def model_folder(self) -> Path:
+        """The checkpoint's folder. Raises ConfigurationError where there is none."""
+        folder = DEMO_FOLDER if self.model == DEMO else Path(self.model)
+        if not folder.is_dir():
+            raise ConfigurationError(f"no model folder at {self.model}: give a folder that holds config.json")
+        if not (folder / "config.json").is_file() and not (folder / "params.json").is_file():
+            raise ConfigurationError(f"{self.model} holds no config.json: it is not a model folder")
+        return folder
+
+
+def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 (any setting, by name)
+    """Settings from the environment, with what the command line gave on top; None counts as not given.
+
+    Raises ConfigurationError that names the setting, never its value.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"setting {name}: {first['msg']}") from None
