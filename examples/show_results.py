@@ -1,0 +1,53 @@
+"""Print prompts beside what became of them: python examples/show_results.py PROMPTS RESULTS."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+MAX_SHOWN = 12
+WIDTH = 76
+
+
+def main(prompts: Path, results: Path) -> None:
+    """Show the first results in the order of the file; both files are JSONL, one line a prompt."""
+    asked = {custom_id(line, number): line for number, line in enumerate(read(prompts), start=1)}
+    answered = list(read(results))
+    for line in answered[:MAX_SHOWN]:
+        print(f"\n  {prompt_of(asked.get(line['custom_id'], {}))}")
+        print(f"    -> {one_line(answer_of(line))}")
+    if len(answered) > MAX_SHOWN:
+        print(f"\n  ... and {len(answered) - MAX_SHOWN} more in {results}")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def custom_id(line: dict[str, Any], number: int) -> str:
+    """The name a line goes by: its own, or its number."""
+    return str(line.get("custom_id", number))
+
+
+def prompt_of(line: dict[str, Any]) -> str:
+    """The prompt of a line in short or in batch form."""
+    body = line.get("body", line)
+    text = body.get("prompt") or " / ".join(message["content"] for message in body.get("messages", []))
+    return one_line(str(text))
+
+
+def answer_of(line: dict[str, Any]) -> str:
+    """The generated text of an output line."""
+    choice = line["response"]["body"]["choices"][0]
+    return str(choice["text"] if "text" in choice else choice["message"]["content"])
+
+
+def one_line(text: str) -> str:
+    """The text with its white space folded, cut to the width of a terminal."""
+    folded = " ".join(text.split())
+    return folded if len(folded) <= WIDTH else folded[: WIDTH - 1] + "…"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
