@@ -1,0 +1,50 @@
+"""The documentation names real files, every setting with its default, and every arrow between statuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from models.settings import Settings
+from models.status import ARROWS, FINAL, Status
+
+ROOT = Path(__file__).parents[2]
+DOCS = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "decisions.md"]  # a dated log may be past
+FILE = re.compile(r"`([\w./-]+/[\w-]+\.(?:py|yml|md))`")
+STANDARD = {"database_url": "DATABASE_URL", "redis_url": "REDIS_URL"}
+
+
+def rows(text: str, *, columns: int) -> list[tuple[str, ...]]:
+    """The body rows of the tables with so many columns."""
+    lines = (line.strip("|").split("|") for line in text.splitlines() if line.startswith("| `") or "| (" in line)
+    return [tuple(cell.strip() for cell in cells) for cells in lines if len(cells) == columns]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_page_names_files_that_exist(page: Path) -> None:
+    assert [name for name in FILE.findall(page.read_text(encoding="utf-8")) if not (ROOT / name).exists()] == []
+
+
+def test_one_prompt_is_followed_in_ten_files() -> None:
+    steps = re.findall(r"^\d+\. `([\w./]+)`", (ROOT / "docs/life-of-a-job.md").read_text(), flags=re.MULTILINE)
+
+    assert len(set(steps)) == len(steps) == 10
+
+
+def test_settings_table_is_complete_and_true() -> None:
+    table = {row[0].strip("`"): row[1].strip("`") for row in rows((ROOT / "docs/operations.md").read_text(), columns=3)}
+    names = {name: STANDARD.get(name, f"BATCHMILL_{name.upper()}") for name in Settings.model_fields}
+
+    assert set(table) == set(names.values())
+    for field, variable in names.items():
+        default = Settings.model_fields[field].default
+        assert default is None or table[variable] == str(default), variable
+
+
+def test_glossary_has_every_status_and_every_arrow() -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    arrows = {(row[0].strip("`"), row[1].strip("`")) for row in rows(text, columns=4)}
+
+    assert [row[0].strip("`") for row in rows(text, columns=2)] == [status.value for status in Status]
+    assert arrows == {(arrow.start or "(none)", arrow.end.value) for arrow in ARROWS}
+    assert len(FINAL) == 4  # "the last four are final"
