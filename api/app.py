@@ -1,0 +1,52 @@
+"""The HTTP service: an application built from settings and a database. Importing this module reads no setting."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from api import errors
+from api.auth import NO_KEYS_YET, local_only
+from api.request_id import RequestIds
+from api.routes import completions, health, jobs, models
+from api.services import Services
+from models.database import Database
+from models.errors import ConfigurationError
+from models.settings import Settings, load_settings
+
+
+def create_app(settings: Settings, database: Database) -> FastAPI:
+    """Build the service. Raises ConfigurationError where a setting asks for what is not there."""
+    if settings.auth == "keys":
+        raise ConfigurationError(NO_KEYS_YET)
+    app = FastAPI(
+        title="Batchmill",
+        version=version("batchmill"),
+        lifespan=_lifespan,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # a redirected POST loses its body or its key
+    )
+    app.state.services = Services.build(settings, database)
+    app.add_middleware(RequestIds)
+    errors.install(app)
+    app.include_router(health.router)
+    for module in (completions, jobs, models):
+        app.include_router(module.router, dependencies=[Depends(local_only)])
+    return app
+
+
+def app_from_environment() -> FastAPI:
+    """For a server that builds the application itself: uvicorn --factory api.app:app_from_environment."""
+    settings = load_settings()
+    return create_app(settings, Database(settings.database))
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """The publisher runs while the service does; the database is the caller's or ends with the process."""
+    services: Services = app.state.services
+    services.broker.start()
+    yield
+    services.broker.stop()

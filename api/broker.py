@@ -1,0 +1,116 @@
+"""Publishes hints by task name: the one module of the service that knows Celery, and it needs no worker code.
+
+A hint is not the job. One that is lost costs a little latency: the workers' keepers find its rows in the table.
+"""
+
+import logging
+import threading
+
+import redis
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from models.errors import BatchmillError, BrokerUnavailable
+from models.messages import GENERATE_CHUNK, PRIORITY_STEPS, UNACKED_KEYS, ChunkMessage, chunk_messages
+from models.store import Store
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 2.0  # a Redis slower than this is as good as away; the rows are safe meanwhile
+STOP_SECONDS = 3.0
+MAX_HINTS = 1000  # a publishing round; what comes in meanwhile goes out together in the next one
+
+
+class Broker:
+    """A thread that publishes stored jobs, so that no answer waits for Redis."""
+
+    def __init__(self, url: str, store: Store) -> None:
+        self._store = store
+        self._app = client(url)
+        self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to publish."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish what waits, then end; bounded, as the keepers publish what is left."""
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(STOP_SECONDS)
+        self._app.close()
+        self._redis.close()
+
+    def announce(self) -> None:
+        """Have the jobs just committed published soon. Never waits, never raises."""
+        self._wake.set()
+
+    def answers(self) -> bool:
+        """Whether Redis answers now."""
+        try:
+            return bool(self._redis.ping())
+        except redis.RedisError:
+            return False
+
+    def _run(self) -> None:
+        """Sleep until something is announced, publish until nothing is left."""
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                while self._publish_some():
+                    pass
+            except BatchmillError as error:
+                # Harmless: the rows stay unpublished, and the next keeper's beat takes them.
+                log.warning("publishing failed: %s", error, extra={"action": "publish_failed"})
+
+    def _publish_some(self) -> bool:
+        """Publish up to a round of jobs; False when none was left."""
+        hints = self._store.take_unpublished(MAX_HINTS)
+        if not hints:
+            return False
+        try:
+            for message in chunk_messages(hints):
+                self._send(message)
+        except BrokerUnavailable:
+            self._store.unpublish([hint.id for hint in hints])
+            raise
+        return True
+
+    def _send(self, message: ChunkMessage) -> None:
+        try:
+            self._app.send_task(
+                GENERATE_CHUNK,
+                args=(message.ids,),
+                queue=message.queue,
+                priority=message.redis_priority,
+                ignore_result=True,
+                retry=False,
+                argsrepr="-",
+                kwargsrepr="-",
+            )
+        except (OperationalError, redis.RedisError, OSError) as error:
+            raise BrokerUnavailable from error
+
+
+def client(url: str) -> Celery:
+    """A Celery application that can only send: no tasks, no result backend, and it gives up soon."""
+    app = Celery("batchmill-api", broker=url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        task_ignore_result=True,
+        task_create_missing_queues=True,
+        broker_connection_timeout=TIMEOUT_SECONDS,
+        broker_transport_options={
+            **UNACKED_KEYS,
+            "priority_steps": PRIORITY_STEPS,
+            "queue_order_strategy": "priority",
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": TIMEOUT_SECONDS,
+            "max_retries": 0,  # kombu's default is to try for ever
+        },
+    )
+    return app

@@ -1,0 +1,190 @@
+"""Stored jobs to what users read: OpenAI's bodies, its batch output lines, and our job object.
+
+The HTTP service and the command line render with it; it knows neither FastAPI nor where rows come from.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from models.ids import public_id
+from models.records import CompletionRecord, JobError, JobRecord
+from models.status import FINAL, Status
+
+Json = dict[str, Any]
+
+CHAT = "/v1/chat/completions"
+# What OpenAI calls a line that was not run to its end, by the status our row ended with.
+UNFINISHED_CODES = {
+    Status.CANCELLED: JobError("batch_cancelled", "The job was cancelled before it completed."),
+    Status.EXPIRED: JobError("batch_expired", "The job's deadline passed before it completed."),
+}
+
+
+def endpoint_body(job: JobRecord) -> Json:
+    """The body that the job's endpoint answers: with its choices once completed, without any before."""
+    is_chat = job.endpoint == CHAT
+    body: Json = {
+        "id": public_id(job.endpoint, job.id),
+        "object": "chat.completion" if is_chat else "text_completion",
+        "created": seconds(job.created_at),
+        "model": job.model,
+        "choices": [],
+        "usage": usage(job.completions),
+    }
+    if not job.completions:
+        return body
+    choice, request = (chat_choice if is_chat else text_choice), job.body
+    first = job.completions[0]
+    return body | {
+        "choices": [choice(completion, request) for completion in job.completions],
+        "system_fingerprint": first.fingerprint,
+        "seed": first.seed,
+    }
+
+
+def background_body(job: JobRecord) -> Json:
+    """endpoint_body with the job's status, for a client that polls."""
+    return endpoint_body(job) | {"status": job.status}
+
+
+def job_body(job: JobRecord) -> Json:
+    """The job object: one view over every kind of job."""
+    return {
+        "id": job_public_id(job),
+        "object": "job",
+        "endpoint": job.endpoint,
+        "model": job.model,
+        "status": job.status,
+        "status_reason": status_reason(job),
+        "priority": job.priority,
+        "attempts": job.attempt,
+        "batch_id": public_id("batch", job.batch_id) if job.batch_id else None,
+        "custom_id": job.custom_id,
+        "created_at": seconds(job.created_at),
+        "started_at": seconds(job.started_at),
+        "finished_at": seconds(job.finished_at),
+        "expires_at": seconds(job.deadline),
+        "usage": usage(job.completions),
+        "metadata": job.body.get("metadata", {}),
+        "result": endpoint_body(job) if job.status is Status.COMPLETED else None,
+        "error": error_entry(error_of(job)) if job.status in FINAL - {Status.COMPLETED} else None,
+    }
+
+
+def output_line(job: JobRecord) -> Json:
+    """A completed job as a line of a batch's output file."""
+    response = {"status_code": 200, "request_id": f"req_{job.id.hex}", "body": endpoint_body(job)}
+    return _line(job) | {"response": response, "error": None}
+
+
+def error_line(job: JobRecord) -> Json:
+    """A job that ended otherwise as a line of a batch's error file."""
+    return _line(job) | {"response": None, "error": error_entry(error_of(job))}
+
+
+def _line(job: JobRecord) -> Json:
+    """What both kinds of line begin with. A line that came without a custom_id is named by its number, from 1."""
+    line: Json = {"id": public_id("batch_req", job.id), "custom_id": job.custom_id}
+    return line if job.custom_id is not None else line | {"line": job.line}
+
+
+def job_public_id(job: JobRecord) -> str:
+    """The id as its submitter got it."""
+    return public_id("batch_req" if job.batch_id else job.endpoint, job.id)
+
+
+def status_reason(job: JobRecord) -> str | None:
+    """Why the job stands where it stands, where the status alone does not say."""
+    if job.error is not None:
+        return job.error.code
+    if job.status is Status.IN_PROGRESS and job.cancel_requested:
+        return "cancel_requested"
+    if job.status is Status.QUEUED and job.attempt:
+        return "worker_crashed" if job.suspicion else "given_back"
+    return None
+
+
+def error_of(job: JobRecord) -> JobError:
+    """Why a final job has no result."""
+    unknown = JobError("internal_error", "The job ended without a result.")
+    return job.error or UNFINISHED_CODES.get(job.status, unknown)
+
+
+def error_entry(error: JobError) -> Json:
+    """An error as an object."""
+    return {"code": error.code, "message": error.message}
+
+
+def usage(completions: Sequence[CompletionRecord]) -> Json | None:
+    """Tokens in and out. The choices share one prompt, which counts once."""
+    if not completions:
+        return None
+    prompt, output = completions[0].prompt_tokens, sum(entry.output_tokens for entry in completions)
+    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+
+
+def text_choice(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
+    """A choice of a text completion."""
+    wanted = request.get("logprobs")
+    logprobs = text_logprobs(completion, wanted) if wanted is not None else None
+    return _choice(completion, request, {"text": completion.text}, logprobs)
+
+
+def chat_choice(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
+    """A choice of a chat completion."""
+    message = {"role": "assistant", "content": completion.text, "refusal": None}
+    logprobs = chat_logprobs(completion, request.get("top_logprobs") or 0) if request.get("logprobs") else None
+    return _choice(completion, request, {"message": message}, logprobs)
+
+
+def _choice(completion: CompletionRecord, request: Mapping[str, Any], text: Json, logprobs: Json | None) -> Json:
+    choice = {"index": completion.choice_index, **text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
+    if request.get("return_token_ids"):
+        choice["token_ids"] = list(completion.token_ids)
+        choice["prompt_token_ids"] = list(completion.prompt_token_ids or ())
+    return choice
+
+
+def text_logprobs(completion: CompletionRecord, num_top: int) -> Json:
+    """Logprobs as text completions have them: parallel lists. Of equal token texts the likeliest stands."""
+    tokens = details(completion)
+    return {
+        "tokens": [entry["token"] for entry in tokens],
+        "token_logprobs": [entry["logprob"] for entry in tokens],
+        "top_logprobs": [_top_by_text(entry) for entry in tokens] if num_top else None,
+        "text_offset": [entry["offset"] for entry in tokens],
+    }
+
+
+def chat_logprobs(completion: CompletionRecord, num_top: int) -> Json:
+    """Logprobs as chat completions have them: one object a token."""
+
+    def token(text: str, logprob: float) -> Json:
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    content = [
+        token(entry["token"], entry["logprob"])
+        | {"top_logprobs": [token(text, logprob) for text, _, logprob in entry["top"][:num_top]]}
+        for entry in details(completion)
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _top_by_text(entry: Mapping[str, Any]) -> dict[str, float]:
+    """The alternatives and the chosen token, likeliest first."""
+    top: dict[str, float] = {}
+    for text, _, logprob in [*entry["top"], (entry["token"], None, entry["logprob"])]:
+        top.setdefault(text, logprob)
+    return top
+
+
+def details(completion: CompletionRecord) -> Sequence[Mapping[str, Any]]:
+    """Each token's text, logprob, offset and alternatives, kept where the request asked for logprobs."""
+    tokens: Sequence[Mapping[str, Any]] = (completion.details or {}).get("tokens", ())
+    return tokens
+
+
+def seconds(moment: datetime | None) -> int | None:
+    """A moment as OpenAI writes it: whole seconds since 1970."""
+    return None if moment is None else int(moment.timestamp())

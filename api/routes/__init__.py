@@ -1,0 +1,1 @@
+"""One module a resource. A route reads top to bottom: check, act, answer."""

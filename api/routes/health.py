@@ -1,0 +1,59 @@
+"""Health for load balancers and people; no keys, nothing about jobs."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from api.responses import json_response
+from api.services import Services, ServicesDep
+from models import migrations
+from models.errors import BatchmillError, ConfigurationError
+
+router = APIRouter()
+
+MIGRATE = "run `batchmill db upgrade`"
+
+
+@router.get("/health")
+@router.get("/health/live")
+async def live() -> Response:
+    """The process answers; nothing else is asked."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/health/ready")
+def ready(services: ServicesDep) -> Response:
+    """200 while jobs can be accepted: the database answers with the tables of this version.
+
+    Without Redis or workers jobs are still accepted, and wait: that is said, and is no reason for a restart.
+    """
+    checks = _database(services)
+    accepts = checks["database"] == checks["migrations"] == "ok"
+    redis = "ok" if services.broker.answers() else "degraded"
+    workers = len(services.store.workers()) if accepts else None
+    warnings = [*(["no live worker: jobs wait"] if workers == 0 else []), *_warning(redis)]
+    status = "ready" if accepts else "unavailable"
+    body = {"status": status, **checks, "redis": redis, "workers": workers, "warnings": warnings}
+    return json_response(body, 200 if accepts else 503)
+
+
+@router.get("/version")
+async def show_version() -> Response:
+    """The version of this service."""
+    return json_response({"version": version("batchmill")})
+
+
+def _database(services: Services) -> dict[str, Any]:
+    """Whether the database answers, and whether its schema is this version's."""
+    try:
+        current = migrations.is_current(services.database)
+    except ConfigurationError:
+        return {"database": "ok", "migrations": MIGRATE}
+    except BatchmillError:
+        return {"database": "unavailable", "migrations": "unknown"}
+    return {"database": "ok", "migrations": "ok" if current else MIGRATE}
+
+
+def _warning(redis: str) -> list[str]:
+    return [] if redis == "ok" else ["Redis is away: jobs start when a worker looks into the table"]

@@ -1,0 +1,108 @@
+"""Waiting for jobs to change: one query a tick for all who wait, and no thread held meanwhile."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+from uuid import UUID
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+
+from models.errors import BatchmillError
+from models.status import Status
+from models.store import Store
+
+log = logging.getLogger(__name__)
+
+MAX_WAIT_SECONDS = 60.0  # of a long poll; proxies cut what takes longer
+MIN_TICK_SECONDS = 0.02
+MAX_LOAD = 0.2  # the share of time spent asking: the more rows are watched, the rarer the question
+READ_TIMEOUT_HEADER = "x-stainless-read-timeout"  # seconds; the official client says when it will hang up
+READ_MARGIN_SECONDS = 5.0
+
+_Result = TypeVar("_Result")
+Reached = Callable[[Status], bool]
+
+
+@dataclass(eq=False)
+class _Waiter:
+    job_id: UUID
+    reached: Reached
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Watch:
+    """Looks into the table while somebody waits, and only then."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiters: set[_Waiter] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, job_id: UUID, reached: Reached, *, seconds: float) -> bool:
+        """Wait until `reached` holds of the job's status; False when the time is over first."""
+        waiter = _Waiter(job_id, reached)
+        self._waiters.add(waiter)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._look())
+        try:
+            await asyncio.wait_for(waiter.done.wait(), seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+        return True
+
+    async def _look(self) -> None:
+        """Ask, tell, sleep, until nobody waits."""
+        while self._waiters:
+            started = time.monotonic()
+            try:
+                await self._ask_once()
+            except BatchmillError as error:  # who waits goes on waiting: the database may be back in time
+                log.warning("cannot look for results: %s", error, extra={"action": "watch_failed"})
+            took_seconds = time.monotonic() - started
+            await asyncio.sleep(max(MIN_TICK_SECONDS, took_seconds * (1 / MAX_LOAD - 1)))
+
+    async def _ask_once(self) -> None:
+        waiters = list(self._waiters)
+        statuses = await run_in_threadpool(self._store.statuses, list({waiter.job_id for waiter in waiters}))
+        for waiter in waiters:
+            status = statuses.get(waiter.job_id)
+            if status is not None and waiter.reached(status):
+                waiter.done.set()
+
+
+def patience_seconds(headers: Mapping[str, str], *, wanted: float, most: float = MAX_WAIT_SECONDS) -> float:
+    """How long to wait: as asked, within our limit, and so that the answer comes before the client hangs up."""
+    try:
+        client = float(headers.get(READ_TIMEOUT_HEADER, "inf"))
+    except ValueError:
+        client = float("inf")
+    return max(0.0, min(wanted, most, client - READ_MARGIN_SECONDS))
+
+
+async def unless_gone(request: Request, work: Awaitable[_Result], *, on_gone: Callable[[], object]) -> _Result | None:
+    """Await `work`; when the client hangs up first, drop it, call `on_gone` on a thread and return None.
+
+    The request's body must have been read: what still comes in is the news that the client went away.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        await run_in_threadpool(on_gone)
+        return None
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
