@@ -1,0 +1,218 @@
+"""What goes into the store and what comes out of it: frozen dataclasses, no queries."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from models.packing import load_json
+from models.status import BatchStatus, Status
+
+DEFAULT_TENANT = "default"
+DEFAULT_PRIORITY = 4
+
+
+@dataclass(frozen=True, slots=True)
+class JobError:
+    """Why a job failed: a stable code and a sentence for its user."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job to be stored. With `error` it is refused: stored failed, never queued."""
+
+    id: UUID
+    model: str
+    endpoint: str
+    body: Mapping[str, Any]
+    tenant: str = DEFAULT_TENANT
+    priority: int = DEFAULT_PRIORITY
+    custom_id: str | None = None
+    batch_id: UUID | None = None
+    line: int | None = None
+    deadline: datetime | None = None
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRecord:
+    """One choice of a completed job.
+
+    `logprobs` are natural logs of the chosen tokens under the untempered softmax; None where a token has none.
+    """
+
+    choice_index: int
+    text: str
+    token_ids: Sequence[int]
+    finish_reason: str
+    prompt_tokens: int
+    output_tokens: int
+    logprobs: Sequence[float | None] | None = None
+    prompt_token_ids: Sequence[int] | None = None
+    details: Mapping[str, Any] | None = None
+    seed: int | None = None
+    fingerprint: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A stored job. `completions` is empty unless the status is completed."""
+
+    id: UUID
+    tenant: str
+    batch_id: UUID | None
+    line: int | None
+    custom_id: str | None
+    endpoint: str
+    model: str
+    priority: int
+    suspicion: int
+    status: Status
+    attempt: int
+    cancel_requested: bool
+    deadline: datetime | None
+    error: JobError | None
+    created_at: datetime
+    published_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    payload: str = "{}"
+    completions: tuple[CompletionRecord, ...] = ()
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The request body; decoded at each access, as a list of results seldom needs it."""
+        return dict(load_json(self.payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A queued job that is ready to be announced to the workers of its model."""
+
+    id: UUID
+    model: str
+    priority: int
+    suspicion: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """A batch to be stored. Without a completion window its rows never expire."""
+
+    id: UUID
+    endpoint: str
+    model: str | None = None
+    tenant: str = DEFAULT_TENANT
+    fingerprint: str | None = None
+    input_file_id: UUID | None = None
+    completion_window_seconds: int | None = None
+    priority: int = DEFAULT_PRIORITY
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A stored batch: its status, its counts, how far its input was read, its times."""
+
+    id: UUID
+    tenant: str
+    endpoint: str
+    model: str | None
+    status: BatchStatus
+    fingerprint: str | None
+    input_file_id: UUID | None
+    completion_window_seconds: int | None
+    priority: int
+    metadata: Mapping[str, str]
+    errors: Sequence[Mapping[str, Any]]
+    num_total: int
+    num_completed: int
+    num_failed: int
+    num_cancelled: int
+    num_expired: int
+    prompt_tokens: int
+    output_tokens: int
+    num_lines_read: int
+    num_bytes_read: int
+    created_at: datetime
+    expires_at: datetime | None
+    in_progress_at: datetime | None
+    finalizing_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expired_at: datetime | None
+    cancelling_at: datetime | None
+    cancelled_at: datetime | None
+
+    @property
+    def num_unfinished(self) -> int:
+        """Rows that are still queued or in progress."""
+        done = self.num_completed + self.num_failed + self.num_cancelled + self.num_expired
+        return self.num_total - done
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    """One incarnation of a worker: `slot` names its place (host and device), `id` this very process."""
+
+    id: UUID
+    slot: str
+    hostname: str
+    pid: int
+    model: str
+    state: str = "ready"
+    rows: int = 0
+    max_model_len: int = 0
+    dtype: str = ""
+    device: str = ""
+    started_at: datetime | None = None
+    heartbeat_at: datetime | None = None
+    lease_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A job this worker now owns, for this attempt, while its lease lasts."""
+
+    id: UUID
+    attempt: int
+    endpoint: str
+    model: str
+    body: Mapping[str, Any]
+    priority: int
+    deadline: datetime | None
+    suspicion: int
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one attempt: completed with completions, or failed, cancelled, expired."""
+
+    id: UUID
+    attempt: int
+    status: Status
+    completions: tuple[CompletionRecord, ...] = ()
+    error: JobError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommitResult:
+    """Where each outcome went: written now, written by an earlier try of the same commit, or refused as late."""
+
+    applied: frozenset[UUID] = frozenset()
+    already_mine: frozenset[UUID] = frozenset()
+    fenced: frozenset[UUID] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """What a reap found: workers whose lease ran out, and rows taken back from them."""
+
+    num_workers: int = 0
+    num_jobs: int = 0
