@@ -61,3 +61,35 @@ class ConfigurationError(BatchmillError):
     """A setting, a file or a service is not as it must be; the message says what to do."""
 
     code = "configuration_error"
+
+
+class TransactionAborted(DatabaseBusy):
+    """The database ended this transaction in favour of another one. Retrying helps."""
+
+
+class Overloaded(BatchmillError):
+    """Every database connection is in use. Retrying helps."""
+
+    code = "overloaded"
+    status = 503
+
+
+class StorageFull(BatchmillError):
+    """The database's disk is full. Retrying helps once there is room."""
+
+    code = "insufficient_storage"
+    status = 507
+
+
+class IdempotencyKeyReused(BatchmillError):
+    """This Idempotency-Key was used with another request."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class BatchClosed(BatchmillError):
+    """The batch takes no more lines: its input was read to the end, or it was cancelled."""
+
+    code = "batch_closed"
+    status = 409
