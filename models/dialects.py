@@ -1,0 +1,29 @@
+"""Which form of the hot statements a connection needs."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+from sqlalchemy import Connection, Row
+
+from models import postgresql, sqlite
+from models.records import NewJob, Outcome
+from models.rows import Moved
+
+
+class HotStatements(Protocol):
+    """What postgresql.py and sqlite.py both offer."""
+
+    def insert_jobs(self, connection: Connection, new: Sequence[NewJob], /) -> list[Moved]:
+        """Store jobs with their bodies. Returns the rows that were not there yet."""
+
+    def claim(self, connection: Connection, worker_id: UUID, ids: Sequence[UUID], /) -> Sequence[Row[Any]]:
+        """Make queued rows among `ids` the worker's own, if its lease lasts."""
+
+    def finish(self, connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome], /) -> list[Moved]:
+        """Write outcomes of attempts the worker still holds. Returns those rows, with the status as written."""
+
+
+def of(connection: Connection) -> HotStatements:
+    """The statements for this connection's database."""
+    return postgresql if connection.dialect.name == "postgresql" else sqlite

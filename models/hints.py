@@ -1,0 +1,54 @@
+"""Which queued jobs are announced by a message. A message lost, repeated or late changes nothing but the wait."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection, select, update
+
+from models.columns import from_now, is_one_of, now
+from models.records import Hint
+from models.status import Status
+from models.tables import jobs
+
+
+def take(connection: Connection, limit: int, model: str | None) -> list[Hint]:
+    """Mark unannounced queued jobs as announced and return them, highest priority first, then by age."""
+    waiting = select(jobs.c.id).where(jobs.c.status == Status.QUEUED, jobs.c.published_at.is_(None))
+    if model is not None:
+        waiting = waiting.where(jobs.c.model == model)
+    first = waiting.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(limit).with_for_update(skip_locked=True)
+    rows = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(first.scalar_subquery()))
+        .values(published_at=now())
+        .returning(jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.suspicion, jobs.c.seq)
+    )
+    ordered = sorted(rows, key=lambda row: (-row.priority, row.seq))
+    return [Hint(row.id, row.model, row.priority, row.suspicion) for row in ordered]
+
+
+def mark(connection: Connection, ids: Sequence[UUID]) -> None:
+    """These jobs were announced by whoever stored them."""
+    connection.execute(
+        update(jobs)
+        .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
+        .values(published_at=now())
+    )
+
+
+def unmark(connection: Connection, ids: Sequence[UUID]) -> None:
+    """The announcement of these jobs did not get through."""
+    connection.execute(
+        update(jobs)
+        .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
+        .values(published_at=None)
+    )
+
+
+def unmark_queued(connection: Connection, model: str | None, older_than_seconds: float) -> int:
+    """Announce again all that waits and was announced longer ago than this. Returns how many."""
+    old = jobs.c.published_at <= from_now(-older_than_seconds)
+    statement = update(jobs).where(jobs.c.status == Status.QUEUED, old).values(published_at=None)
+    if model is not None:
+        statement = statement.where(jobs.c.model == model)
+    return connection.execute(statement).rowcount

@@ -1,0 +1,89 @@
+"""The hot statements as SQLite likes them. One writer at a time, so nothing here needs to lock or skip a row."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, Row, Uuid, exists, insert, or_, select, text, update
+
+from models.columns import is_one_of, now
+from models.packing import dump_json
+from models.records import NewJob, Outcome
+from models.rows import Moved, completion_values, job_values, outcome_values
+from models.status import Status
+from models.tables import completions, jobs, payloads, workers
+
+_FINISH = text("""
+    UPDATE jobs
+    SET status = iif(jobs.cancel_requested, 'cancelled', outcome.status),
+        error_code = iif(jobs.cancel_requested, NULL, outcome.error_code),
+        error_message = iif(jobs.cancel_requested, NULL, outcome.error_message),
+        owner = NULL, finished_at = :now
+    FROM (SELECT json_extract(value, '$.id') AS id, json_extract(value, '$.attempt') AS attempt,
+                 json_extract(value, '$.status') AS status, json_extract(value, '$.error_code') AS error_code,
+                 json_extract(value, '$.error_message') AS error_message FROM json_each(:outcomes)) AS outcome
+    WHERE jobs.id = outcome.id AND jobs.status || '' = 'in_progress'
+      AND jobs.owner || '' = :worker AND jobs.attempt = outcome.attempt
+    RETURNING id, batch_id, status
+""").columns(id=Uuid, batch_id=Uuid)
+
+
+def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
+    """Store jobs with their bodies. Returns the rows that were not there yet."""
+    by_id = {job.id: job for job in new}
+    there = set(connection.scalars(select(jobs.c.id).where(is_one_of(connection, jobs.c.id, list(by_id)))))
+    added = [job for job in by_id.values() if job.id not in there]
+    if not added:
+        return []
+    time_now = datetime.now(UTC)  # of the database's one host
+    connection.execute(insert(jobs), [job_values(job) | _first_state(job, time_now) for job in added])
+    connection.execute(insert(payloads), [{"job_id": job.id, "body": dump_json(job.body)} for job in added])
+    return [Moved(job.id, job.batch_id, Status.FAILED if job.error else Status.QUEUED) for job in added]
+
+
+def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
+    """Make queued rows among `ids` the worker's own, if its lease lasts."""
+    lease = select(workers.c.id).where(workers.c.id == worker_id, workers.c.lease_until > now())
+    taken = connection.scalars(
+        update(jobs)
+        .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
+        .where(or_(jobs.c.deadline.is_(None), jobs.c.deadline > now()), exists(lease))
+        .values(status=Status.IN_PROGRESS, owner=worker_id, attempt=jobs.c.attempt + 1, started_at=now())
+        .returning(jobs.c.id)
+    ).all()
+    rows = select(jobs, payloads.c.body).join(payloads, payloads.c.job_id == jobs.c.id)
+    return connection.execute(rows.where(is_one_of(connection, jobs.c.id, taken))).all() if taken else []
+
+
+def finish(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome]) -> list[Moved]:
+    """Write outcomes of attempts the worker still holds. Returns those rows, with the status as written."""
+    values = [outcome_values(outcome) | {"id": outcome.id.hex} for outcome in outcomes]
+    time_now = datetime.now(UTC)
+    parameters = {
+        "outcomes": orjson.dumps(values).decode(),
+        "worker": worker_id.hex,
+        "now": time_now.timestamp(),
+    }
+    moved = [Moved(*row) for row in connection.execute(_FINISH, parameters)]
+    completed = {row.id for row in moved if row.status == Status.COMPLETED}
+    choices = [
+        completion_values(outcome.id, choice) | {"created_at": time_now}
+        for outcome in outcomes
+        if outcome.id in completed
+        for choice in outcome.completions
+    ]
+    if choices:
+        connection.execute(insert(completions), choices)
+    return moved
+
+
+def _first_state(job: NewJob, time_now: datetime) -> dict[str, Any]:
+    return {
+        "status": Status.FAILED if job.error else Status.QUEUED,
+        "finished_at": time_now if job.error else None,
+        "created_at": time_now,
+        **dict.fromkeys(("attempt", "suspicion", "solo_crashes"), 0),
+        "cancel_requested": False,
+    }

@@ -1,0 +1,148 @@
+"""The store: what producers and readers do with jobs and batches, each method one transaction.
+
+Raises DatabaseUnavailable, DatabaseBusy, Overloaded or StorageFull where retrying helps. Repeating any method after
+one of these is harmless.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from models import batches, cancelling, dialects, hints, intake, reads, transitions
+from models.database import Database
+from models.idempotency import replayed_or_kept
+from models.records import DEFAULT_TENANT, BatchRecord, Hint, JobRecord, NewBatch, NewJob, WorkerRecord
+from models.status import Status
+from models.tables import jobs
+
+INSERT_CHUNK = 5000  # rows a statement: bounds memory and keeps each statement far from its timeout
+
+
+class Store:
+    """Jobs, payloads, completions and batches. `tenant=None` reads any tenant's rows."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def submit(self, new: Sequence[NewJob]) -> None:
+        """Store jobs, all or none; committed when this returns. An id that is stored already is left as it is."""
+        assert all(job.batch_id is None for job in new), "rows of a batch come by append_jobs, which counts them"
+
+        def work(connection: Connection) -> None:
+            for start in range(0, len(new), INSERT_CHUNK):
+                dialects.of(connection).insert_jobs(connection, new[start : start + INSERT_CHUNK])
+
+        self.database.write(work)
+
+    def submit_once(self, job: NewJob, *, key: str, path: str, body_hash: bytes) -> tuple[UUID, bool]:
+        """Store a job unless this key did before: (id, whether it is a replay). Raises IdempotencyKeyReused."""
+
+        def work(connection: Connection) -> tuple[UUID, bool]:
+            first = replayed_or_kept(connection, job, key=key, path=path, body_hash=body_hash)
+            if first is not None:
+                return first, True
+            dialects.of(connection).insert_jobs(connection, [job])
+            return job.id, False
+
+        return self.database.write(work)
+
+    def create_batch(self, batch: NewBatch) -> None:
+        """Store a batch, `validating` until its input is read."""
+        self.database.write(lambda connection: batches.create(connection, batch))
+
+    def find_batch(self, fingerprint: str, tenant: str = DEFAULT_TENANT) -> BatchRecord | None:
+        """Read the latest batch with this fingerprint."""
+        with self.database.read() as connection:
+            return batches.find_latest(connection, fingerprint, tenant)
+
+    def batch(self, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:
+        """Read a batch."""
+        with self.database.read() as connection:
+            return batches.find(connection, batch_id, tenant)
+
+    def append_jobs(self, batch_id: UUID, new: Sequence[NewJob], *, num_lines: int, num_bytes: int) -> None:
+        """Store a chunk of a batch's lines with its progress: lines and bytes read so far, this chunk included.
+
+        Lines that are stored already are left as they are. A custom_id used before in the batch makes its line
+        refused. Raises BatchClosed once the batch takes no more lines.
+        """
+        self.database.write(
+            lambda connection: intake.append(connection, batch_id, new, num_lines=num_lines, num_bytes=num_bytes)
+        )
+
+    def end_intake(self, batch_id: UUID) -> None:
+        """The input of a batch is read to its end."""
+        self.database.write(lambda connection: intake.end(connection, batch_id))
+
+    def fail_batch(self, batch_id: UUID, errors: Sequence[Mapping[str, Any]]) -> None:
+        """The input of a batch is bad as a whole: its rows are cancelled. `errors` as OpenAI lists them."""
+        if self.database.write(lambda connection: intake.fail(connection, batch_id, errors)):
+            cancelling.cancel_rows(self.database, batch_id)
+
+    def cancel_batch(self, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:
+        """Cancel the unfinished rows of a batch; one that is final stays as it is. None: no such batch."""
+        if self.database.write(lambda connection: cancelling.begin(connection, batch_id, tenant)):
+            cancelling.cancel_rows(self.database, batch_id)
+        return self.batch(batch_id, tenant)
+
+    def job(self, job_id: UUID, tenant: str | None = None) -> JobRecord | None:
+        """Read a job with its request body and completions."""
+        found = self.jobs([job_id], tenant)
+        return found[0] if found else None
+
+    def jobs(self, ids: Sequence[UUID], tenant: str | None = None) -> list[JobRecord]:
+        """Read jobs in the order of `ids`; those that are not there are left out."""
+        with self.database.read() as connection:
+            return reads.by_ids(connection, ids, tenant)
+
+    def statuses(self, ids: Sequence[UUID]) -> dict[UUID, Status]:
+        """Read where jobs stand."""
+        with self.database.read() as connection:
+            return reads.statuses(connection, ids)
+
+    def batch_results(self, batch_id: UUID, *, after_line: int = -1, limit: int = 1000) -> list[JobRecord]:
+        """Read the next rows of a batch after a line, in line order, whatever their status."""
+        with self.database.read() as connection:
+            return reads.of_batch(connection, batch_id, after_line=after_line, limit=limit)
+
+    def cancel(self, job_id: UUID, tenant: str | None = None) -> Status | None:
+        """Cancel a job: its status after the call, in_progress while its owner has still to stop. None: no such job."""
+
+        def work(connection: Connection) -> Status | None:
+            this = jobs.c.id == job_id
+            moved = transitions.cancel(connection, this if tenant is None else this & (jobs.c.tenant == tenant))
+            batches.count(connection, moved)
+            if moved:
+                return Status(moved[0].status)
+            found = reads.by_ids(connection, [job_id], tenant)
+            return found[0].status if found else None
+
+        return self.database.write(work)
+
+    def take_unpublished(self, limit: int, *, model: str | None = None) -> list[Hint]:
+        """Take queued jobs no message announced yet, highest priority first; from now on they count as announced."""
+        return self.database.write(lambda connection: hints.take(connection, limit, model))
+
+    def mark_published(self, ids: Sequence[UUID]) -> None:
+        """These jobs were announced by whoever submitted them."""
+        self.database.write(lambda connection: hints.mark(connection, ids))
+
+    def unpublish(self, ids: Sequence[UUID]) -> None:
+        """The message that announced these jobs did not get through."""
+        self.database.write(lambda connection: hints.unmark(connection, ids))
+
+    def unpublish_queued(self, *, model: str | None = None, older_than_seconds: float = 0) -> int:
+        """Count as unannounced every queued job announced longer ago than this. Returns how many."""
+        return self.database.write(lambda connection: hints.unmark_queued(connection, model, older_than_seconds))
+
+    def queue_depth(self) -> dict[str, int]:
+        """Count queued jobs by model."""
+        with self.database.read() as connection:
+            return reads.queue_depth(connection)
+
+    def workers(self) -> list[WorkerRecord]:
+        """Read the workers whose lease lasts."""
+        with self.database.read() as connection:
+            return reads.live_workers(connection)

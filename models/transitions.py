@@ -1,0 +1,123 @@
+"""Changes of status that are not a claim or its outcome: cancel, give back, take from the dead, expire.
+
+Each returns the rows it moved, for their batches to count.
+"""
+
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
+
+from models.columns import now
+from models.rows import Moved
+from models.status import UNFINISHED, Status
+from models.tables import jobs
+
+MAX_SOLO_CRASHES = 2  # confirmed crashes while decoding alone: the row itself kills workers
+DEADLINE_EXCEEDED = "deadline_exceeded"
+_MESSAGES = {
+    DEADLINE_EXCEEDED: "The deadline passed before the job was finished.",
+    "worker_crashed": "The worker crashed twice while it ran this job alone.",
+    "attempts_exhausted": "Too many workers were lost while they ran this job.",
+}
+_MOVED = (jobs.c.id, jobs.c.batch_id, jobs.c.status)
+_IS_QUEUED = jobs.c.status == Status.QUEUED
+_IS_RUNNING = jobs.c.status == Status.IN_PROGRESS
+_IS_LATE = jobs.c.deadline.is_not(None) & (jobs.c.deadline <= now())
+
+
+def cancel(connection: Connection, condition: ColumnElement[bool]) -> list[Moved]:
+    """Cancel unfinished rows: a queued one at once, a running one as soon as its owner sees the request."""
+    rows = connection.execute(
+        update(jobs)
+        .where(condition, jobs.c.status.in_(sorted(UNFINISHED)))
+        .values(
+            cancel_requested=True,
+            status=case((_IS_QUEUED, Status.CANCELLED), else_=jobs.c.status),
+            finished_at=case((_IS_QUEUED, now())),
+        )
+        .returning(*_MOVED)
+    )
+    return [Moved(*row) for row in rows]
+
+
+def expire_queued(connection: Connection, limit: int) -> list[Moved]:
+    """Expire queued rows whose deadline passed."""
+    late = (
+        select(jobs.c.id)
+        .where(_IS_QUEUED, jobs.c.deadline.is_not(None), jobs.c.deadline <= now())
+        .order_by(jobs.c.deadline)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(
+        update(jobs)
+        .where(jobs.c.id.in_(late.scalar_subquery()))
+        .values(
+            status=Status.EXPIRED,
+            finished_at=now(),
+            error_code=DEADLINE_EXCEEDED,
+            error_message=_MESSAGES[DEADLINE_EXCEEDED],
+        )
+        .returning(*_MOVED)
+    )
+    return [Moved(*row) for row in rows]
+
+
+def release(connection: Connection, condition: ColumnElement[bool]) -> list[Moved]:
+    """Give running rows back without blame; those cancelled or late end instead."""
+    return _give_back(connection, condition, fatal=[])
+
+
+def take_from_lost(connection: Connection, owner: UUID, *, max_attempts: int) -> list[Moved]:
+    """Give back the rows of a worker whose lease ran out: no blame, but not for ever."""
+    return _give_back(connection, jobs.c.owner == owner, fatal=[_exhausted(max_attempts)])
+
+
+def take_from_crashed(connection: Connection, owner: UUID, *, max_attempts: int) -> list[Moved]:
+    """Give back the rows of a worker known to have crashed: each is a suspect, and a row alone more than that."""
+    held = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, _IS_RUNNING)
+    num_solo = int(connection.execute(held).scalar_one() == 1)
+    too_often = and_(literal(num_solo) == 1, jobs.c.solo_crashes + num_solo >= MAX_SOLO_CRASHES)
+    return _give_back(
+        connection,
+        jobs.c.owner == owner,
+        fatal=[(too_often, "worker_crashed"), _exhausted(max_attempts)],
+        blame={"suspicion": jobs.c.suspicion + 1, "solo_crashes": jobs.c.solo_crashes + num_solo},
+    )
+
+
+def _exhausted(max_attempts: int) -> tuple[ColumnElement[bool], str]:
+    return jobs.c.attempt >= max_attempts, "attempts_exhausted"
+
+
+def _give_back(
+    connection: Connection,
+    condition: ColumnElement[bool],
+    *,
+    fatal: Sequence[tuple[ColumnElement[bool], str]],
+    blame: Mapping[str, ColumnElement[int]] | None = None,
+) -> list[Moved]:
+    """Running rows become queued and unpublished, or final by the first reason that holds."""
+    endings = [
+        (jobs.c.cancel_requested, Status.CANCELLED, None),
+        (_IS_LATE, Status.EXPIRED, DEADLINE_EXCEEDED),
+        *((reason, Status.FAILED, code) for reason, code in fatal),
+    ]
+    ends = or_(*(reason for reason, _, _ in endings))
+    rows = connection.execute(
+        update(jobs)
+        .where(condition, _IS_RUNNING)
+        .values(
+            status=case(*((reason, status) for reason, status, _ in endings), else_=Status.QUEUED),
+            error_code=case(*((reason, code) for reason, _, code in endings)),
+            error_message=case(*((reason, _MESSAGES.get(code or "")) for reason, _, code in endings)),
+            owner=None,
+            published_at=None,
+            finished_at=case((ends, now())),
+            started_at=case((ends, jobs.c.started_at)),
+            **(blame or {}),
+        )
+        .returning(*_MOVED)
+    )
+    return [Moved(*row) for row in rows]
