@@ -54,7 +54,7 @@ def parse_line(raw: bytes, *, models: Collection[str], max_bytes: int) -> BatchL
 
 def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:
     if len(raw) > max_bytes:
-        raise RequestError("line_too_long", f"the line has {len(raw)} bytes; at most {max_bytes} are read")
+        raise RequestError("line_too_long", f"the line is longer than {max_bytes} bytes")
     try:
         line = orjson.loads(raw.removeprefix(BOM))
     except orjson.JSONDecodeError:

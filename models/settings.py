@@ -1,7 +1,6 @@
 """Every setting, in one typed class. Built where a process starts and passed on; nothing reads it at import."""
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,14 +47,14 @@ class Settings(BaseSettings):
     max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
     log_format: Literal["console", "json"] = "console"
 
-    @cached_property
+    @property
     def database(self) -> str:
         """DATABASE_URL, or the SQLite file of the state directory."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.state_dir.resolve() / 'batchmill.db'}"
 
-    @cached_property
+    @property
     def broker(self) -> str:
         """REDIS_URL, or the Redis that `batchmill serve` runs from this state directory, or Redis's usual port."""
         if self.redis_url is not None:

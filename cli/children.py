@@ -1,0 +1,113 @@
+"""Child processes that never outlive their parent, and a worker that is started again when it dies."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from models.errors import ConfigurationError
+from models.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PARENT_VARIABLE = "BATCHMILL_PARENT_PID"  # set for workers that must end with the process that started them
+EXIT_CONFIGURATION = 78
+MAX_QUICK_DEATHS = 5  # deaths in a row without a finished row in between
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_WATCH_SECONDS = 0.5
+_LOG_TAIL_BYTES = 65536
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent dies (Linux; elsewhere nothing happens)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def watch_parent() -> None:
+    """Drain and stop when the process that started us is gone. Works where die_with_parent does not, too."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(_WATCH_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+class WorkerProcess:
+    """`batchmill worker` as a child: its log in a file, started again when it dies."""
+
+    def __init__(self, settings: Settings, log_path: Path) -> None:
+        self._log_path = log_path
+        self._environment = os.environ | {
+            "DATABASE_URL": settings.database,
+            "REDIS_URL": settings.broker,
+            "BATCHMILL_STATE_DIR": str(settings.state_dir.resolve()),
+            "BATCHMILL_MODEL": settings.model,
+            "BATCHMILL_DEVICE": settings.device,
+            "BATCHMILL_DTYPE": settings.dtype,
+            "BATCHMILL_ROWS": str(settings.rows),
+            "BATCHMILL_GRACE_SECONDS": str(settings.grace_seconds),
+            PARENT_VARIABLE: str(os.getpid()),
+        }
+        self._grace_seconds = settings.grace_seconds
+        self._deaths = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, in a session of its own so that ctrl-C reaches us alone."""
+        with self._log_path.open("ab") as file:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cli.main", "worker"],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def look_after(self, *, progressed: bool) -> None:
+        """Start it again if it died. Raises ConfigurationError when that cannot help."""
+        if self._process is None or self._process.poll() is None:
+            if progressed:
+                self._deaths = 0
+            return
+        code = self._process.returncode
+        self._deaths += 1
+        if code == EXIT_CONFIGURATION:
+            raise ConfigurationError(self._last_words())
+        if self._deaths >= MAX_QUICK_DEATHS:
+            raise ConfigurationError(
+                f"the worker died {self._deaths} times without finishing a row; {self._log_path} says why"
+            )
+        log.warning("the worker ended with status %d, starting it again", code, extra={"action": "worker_died"})
+        self.start()
+
+    def stop(self) -> None:
+        """Ask it to drain; kill it if it takes longer than its grace time."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(self._grace_seconds + 15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        """The sentence with which a worker refused to start."""
+        with self._log_path.open("rb") as file:
+            file.seek(max(0, self._log_path.stat().st_size - _LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+        prefix = "batchmill: "
+        said = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+        return said[-1] if said else f"the worker refused to start; {self._log_path} says why"

@@ -1,0 +1,135 @@
+"""`batchmill doctor`: looks at everything a worker needs and says what to do about what is wrong."""
+
+import importlib.util
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Table
+
+from cli.embedded import find_redis_server
+from models import migrations
+from models.database import Database
+from models.errors import BatchmillError, ConfigurationError
+from models.settings import NOOP, Settings
+
+Verdict = Literal["ok", "note", "wrong"]
+COLOURS: dict[Verdict, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
+MIN_FREE_BYTES = 1 << 30
+FIXED_SQLITE = (3, 51, 3)  # 3.7.0 to 3.51.2 can corrupt a WAL that two connections write and reset together
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    verdict: Verdict
+    text: str
+
+
+def examine(settings: Settings) -> int:
+    """Print the findings; exit status 1 if something is wrong."""
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_state, _database, _redis, _model, _device)
+    findings = [finding for check in checks for finding in check(settings)]
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        table.add_row(finding.subject, f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.text)
+    Console().print(table)
+    return int(any(finding.verdict == "wrong" for finding in findings))
+
+
+def _state(settings: Settings) -> Iterator[Finding]:
+    folder = next(path for path in (settings.state_dir, *settings.state_dir.resolve().parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    if not os.access(folder, os.W_OK):
+        yield Finding("state directory", "wrong", f"{folder} is not writable: give another with --state")
+    elif free < MIN_FREE_BYTES:
+        yield Finding("state directory", "note", f"only {free >> 20} MiB free in {settings.state_dir}")
+    else:
+        yield Finding("state directory", "ok", f"{settings.state_dir}, {free >> 30} GiB free")
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    is_sqlite = settings.database.startswith("sqlite")
+    if is_sqlite and sqlite3.sqlite_version_info < FIXED_SQLITE:
+        yield Finding(
+            "SQLite",
+            "note",
+            f"{sqlite3.sqlite_version} has the WAL-reset bug (fixed in 3.51.3); our file lock around writes avoids it",
+        )
+    if is_sqlite and settings.database_url is None and not (settings.state_dir / "batchmill.db").is_file():
+        yield Finding("database", "ok", "SQLite in the state directory, made at first use")
+        return
+    try:
+        current = migrations.is_current(Database(settings.database, pool_size=1))
+    except BatchmillError as error:
+        yield Finding("database", "wrong", f"{error.message} Check DATABASE_URL and that the server runs.")
+        return
+    if current:
+        yield Finding("database", "ok", "reachable, schema up to date")
+    else:
+        yield Finding("database", "wrong", "the schema is not this version's: run `batchmill db upgrade`")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        try:
+            yield Finding("Redis", "ok", f"embedded: {find_redis_server()}")
+        except ConfigurationError as error:
+            yield Finding("Redis", "wrong", error.message)
+        return
+    try:
+        with Redis.from_url(settings.broker, socket_timeout=3, socket_connect_timeout=3) as client:
+            policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+    except RedisError as error:
+        yield Finding("Redis", "wrong", f"no answer ({type(error).__name__}): check REDIS_URL and that it runs")
+        return
+    if policy == "noeviction":
+        yield Finding("Redis", "ok", "reachable")
+    else:
+        yield Finding("Redis", "note", f"maxmemory-policy is {policy}: set noeviction, or hints vanish under load")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    if settings.model == NOOP:
+        yield Finding("model", "ok", "noop: answers every prompt with itself")
+        return
+    try:
+        folder = settings.model_folder
+    except ConfigurationError as error:
+        yield Finding("model", "wrong", error.message)
+        return
+    if importlib.util.find_spec("torch") is None:
+        yield Finding("model", "wrong", "torch is missing: pip install 'batchmill[worker]'")
+        return
+    from worker.engine.spec import load_spec
+    from worker.engine.types import EngineError
+
+    try:
+        load_spec(folder)
+    except EngineError as error:
+        yield Finding("model", "wrong", str(error))
+    else:
+        yield Finding("model", "ok", f"{settings.model_name} in {folder}")
+
+
+def _device(settings: Settings) -> Iterator[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        yield Finding("device", "ok", f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
+    elif settings.device.startswith("cuda"):
+        yield Finding("device", "wrong", f"BATCHMILL_DEVICE is {settings.device}, but torch sees no GPU")
+    else:
+        yield Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if shutil.which("g++") is None:
+        yield Finding("compiler", "note", "no g++: decoding on a CPU runs without its compiled attention")

@@ -1,0 +1,184 @@
+"""The commands and their options. Nothing heavy is imported before a command runs: --help must answer at once."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.errors import BatchmillError
+
+EXIT_FAILURE = 1
+
+app = typer.Typer(
+    name="batchmill",
+    help="Batched generation for language models: durable jobs in, sequences and logprobs out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+jobs_app = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
+db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
+app.add_typer(jobs_app, name="jobs")
+app.add_typer(db_app, name="db")
+app.add_typer(config_app, name="config")
+
+Model = Annotated[str | None, typer.Option(help="Model folder, or a name (default: demo).")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
+Rows = Annotated[int | None, typer.Option(min=1, help="Rows decoded together (default: auto).")]
+State = Annotated[Path | None, typer.Option(help="State directory (default: .batchmill).")]
+
+
+def main() -> None:
+    """Run a command; an error we know is one sentence and an exit code, never a traceback."""
+    try:
+        app()
+    except BatchmillError as error:
+        sys.stderr.write(f"batchmill: {error.message}\n")
+        raise SystemExit(EXIT_FAILURE) from None
+
+
+@app.command()
+def run(
+    input: Annotated[str, typer.Argument(help="JSONL file of prompts; - reads standard input.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Where results go, in input order; - for stdout.")],
+    model: Model = None,
+    dtype: Dtype = None,
+    rows: Rows = None,
+    errors: Annotated[Path | None, typer.Option(help="Where failed lines go (default: OUTPUT.errors.jsonl).")] = None,
+    state: State = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same input.")] = False,
+) -> None:
+    """Generate for every prompt of a file. Interrupted and started again, it goes on where it stopped.
+
+    Exit status: 0 all completed, 1 failure, 2 usage, 3 some rows failed.
+    """
+    from cli.run import RunOptions, run_file
+    from models.settings import load_settings
+
+    settings = load_settings(model=model, dtype=dtype, rows=rows, state_dir=state)
+    raise SystemExit(run_file(RunOptions(input, output, errors, fresh), settings))
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    dtype: Dtype = None,
+    rows: Rows = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
+    state: State = None,
+) -> None:
+    """Run everything on one machine: HTTP service, worker, and Redis and SQLite unless their URLs are set."""
+    from cli.serve import serve_all
+    from models.settings import load_settings
+
+    raise SystemExit(
+        serve_all(load_settings(model=model, dtype=dtype, rows=rows, state_dir=state), host=host, port=port)
+    )
+
+
+@app.command()
+def api(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Run the HTTP service alone."""
+    from cli.serve import serve_api
+    from models.settings import load_settings
+
+    serve_api(load_settings(), host=host, port=port)
+
+
+@app.command()
+def worker(
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    rows: Rows = None,
+    state: State = None,
+    loglevel: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run a worker: one process, one model, one device. `celery -A worker.celery_app worker` works as well."""
+    from cli.worker import run_worker
+    from models.settings import load_settings
+
+    settings = load_settings(model=model, device=device, dtype=dtype, rows=rows, state_dir=state)
+    raise SystemExit(run_worker(settings, loglevel=loglevel))
+
+
+@app.command()
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps (default: the shipped model's).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything random follows from it.")] = None,
+) -> None:
+    """Train the demo model on the standard library's documentation and save it as a Hugging Face folder."""
+    from cli.train import train_demo
+
+    train_demo(output, steps=steps, seed=seed)
+
+
+@app.command()
+def doctor(model: Model = None, state: State = None) -> None:
+    """Check Redis, database, device and model folder, and say what to do about what is wrong."""
+    from cli.doctor import examine
+    from models.settings import load_settings
+
+    raise SystemExit(examine(load_settings(model=model, state_dir=state)))
+
+
+@jobs_app.command("get")
+def jobs_get(
+    job_id: Annotated[str, typer.Argument(help="Any job id: cmpl-..., batch_req_..., a Celery task id.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the job to finish.")] = 0.0,
+    state: State = None,
+) -> None:
+    """Print a job as JSON: its status, and its result once there is one."""
+    from cli.jobs import print_job
+    from models.settings import load_settings
+
+    print_job(load_settings(state_dir=state), job_id, wait_seconds=wait)
+
+
+@db_app.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the schema to this version's."""
+    from cli.db import upgrade
+    from models.settings import load_settings
+
+    upgrade(load_settings())
+
+
+@db_app.command("check")
+def db_check() -> None:
+    """Say whether the schema is this version's; exit status 1 if it is not."""
+    from cli.db import check
+    from models.settings import load_settings
+
+    raise SystemExit(check(load_settings()))
+
+
+@config_app.command("show")
+def config_show() -> None:
+    """Print every setting as JSON, secrets masked."""
+    from models.settings import load_settings
+
+    write_out(load_settings().model_dump_json(indent=2))
+
+
+def write_out(text: str) -> None:
+    """Data goes to stdout; a reader that closed the pipe ends us quietly."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_FAILURE) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`batchmill serve` and `batchmill api`: the HTTP service, alone or with all it needs on one machine."""
+
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from cli.children import WorkerProcess
+from cli.db import open_upgraded
+from cli.embedded import embedded_redis
+from models.errors import BatchmillError, ConfigurationError
+from models.settings import REDIS_URL_FILE, Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+
+
+def serve_api(settings: Settings, *, host: str, port: int) -> None:
+    """Run the HTTP service until told to stop. The schema must be this version's: `batchmill db upgrade`."""
+    import uvicorn
+
+    from api.app import create_app
+    from api.auth import refuse_unsafe_bind
+    from models.database import Database
+
+    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    refuse_unsafe_bind(settings, host)
+    uvicorn.run(create_app(settings, Database(settings.database)), host=host, port=port, log_config=None)
+
+
+def serve_all(settings: Settings, *, host: str, port: int) -> int:
+    """Run Redis (unless REDIS_URL is set), a worker and the HTTP service; stop them together."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_alone(settings.state_dir))
+        if settings.redis_url is None:
+            url = stack.enter_context(embedded_redis(settings.state_dir / "redis", keep=True))
+            stack.enter_context(_noted(settings.state_dir / REDIS_URL_FILE, url))
+            settings = settings.model_copy(update={"redis_url": SecretStr(url)})
+        open_upgraded(settings.database).dispose()
+        worker = WorkerProcess(settings, settings.state_dir / "worker.log")
+        stack.callback(worker.stop)
+        worker.start()
+        failures: list[BatchmillError] = []
+        _look_after(worker, failures)
+        _say_where(settings, host, port)
+        serve_api(settings, host=host, port=port)
+        if failures:
+            raise failures[0]
+    return 0
+
+
+def _look_after(worker: WorkerProcess, failures: list[BatchmillError]) -> None:
+    """Keep the worker alive from a thread; what cannot be mended ends the service with its sentence."""
+
+    def look() -> None:
+        try:
+            while not ended.wait(LOOK_SECONDS):
+                worker.look_after(progressed=True)
+        except BatchmillError as error:
+            failures.append(error)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    ended = threading.Event()
+    threading.Thread(target=look, name="worker-watch", daemon=True).start()
+
+
+def _say_where(settings: Settings, host: str, port: int) -> None:
+    sys.stderr.write(
+        f"batchmill: model {settings.model_name} on http://{host}:{port}/v1\n"
+        f"batchmill: state in {settings.state_dir}, the worker's log in {settings.state_dir / 'worker.log'}\n"
+    )
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """One service a state directory."""
+    with (state_dir / "serve.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigurationError(f"another batchmill serve already runs from {state_dir}") from None
+        yield
+
+
+@contextmanager
+def _noted(path: Path, url: str) -> Iterator[None]:
+    """Leave the Redis URL where other commands and services of this user find it; it holds a password."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(url + "\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

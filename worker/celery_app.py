@@ -1,0 +1,70 @@
+"""The Celery application: settings only, each with its reason. Importable by producers: no torch, no engine."""
+
+from celery import Celery
+
+from models.messages import PRIORITY_STEPS, UNACKED_KEYS, queue_of
+from models.settings import Settings, load_settings
+
+DEFAULT_ROWS = 32  # enough to fill a CPU's vector units; more only adds latency there
+
+TRANSPORT_OPTIONS = {
+    **UNACKED_KEYS,
+    "visibility_timeout": 60,  # covers only messages not yet claimed; a claimed row is covered by its lease
+    "unacked_restore_interval": 2,  # look for such messages every 2 s, not every 100 s
+    "unacked_restore_throttle": 1,
+    "socket_timeout": 15,  # above the 1 s of a blocking pop, so that only a dead connection meets it
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "priority_steps": PRIORITY_STEPS,
+    "queue_order_strategy": "priority",
+    # retry_on_timeout and retry_on_error stay unset: with them kombu turns Producer.batch off.
+}
+
+
+class BatchmillApp(Celery):
+    """A Celery application that carries our settings to the pool."""
+
+    settings: Settings
+
+
+def create_app(settings: Settings) -> BatchmillApp:
+    """Build the application for one worker or producer."""
+    app = BatchmillApp("batchmill", broker=settings.broker)
+    app.settings = settings
+    app.conf.update(
+        # AsyncResult(job_id) reads the jobs table; "module:Class+url" is Celery's syntax for one's own backend.
+        result_backend=f"worker.result_backend:JobsBackend+{settings.database}",
+        include=["worker.tasks"],
+        # JSON only: a pickle on the wire is code.
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        # One queue a model. task_queues stays empty so that any model's queue is created when first named.
+        task_default_queue=queue_of(settings.model_name),
+        task_create_missing_queues=True,
+        worker_pool="worker.pool:DecodePool",
+        worker_concurrency=DEFAULT_ROWS if settings.rows == "auto" else settings.rows,
+        # The pool counts jobs, not messages (worker/prefetch.py); this only bounds a burst of messages.
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        # Rows belong to the lease in the database, not to the connection. (The default changes in Celery 6.)
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        task_acks_late=False,  # acknowledged when the claim is committed: from then on the lease covers the row
+        task_ignore_result=True,  # the writer commits results in groups; Celery would store them one by one
+        task_store_errors_even_if_ignored=True,  # so that a revoke reaches the jobs table
+        worker_disable_rate_limits=True,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,  # with the default of 100 a worker gives up for good
+        broker_transport_options=TRANSPORT_OPTIONS,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+    from worker.prefetch import JobPrefetch
+
+    app.steps["consumer"].add(JobPrefetch)
+    return app
+
+
+app = create_app(load_settings())

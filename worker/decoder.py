@@ -1,0 +1,103 @@
+"""The engine thread: staged rows into free slots, one decode step after the other, finished rows out."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from models.records import Outcome
+from worker.deliveries import FinishedRow, Ledger, Row
+from worker.engine.types import Output
+from worker.loading import DecodeEngine
+from worker.rows import outcome_of
+from worker.staging import Staging
+
+log = logging.getLogger(__name__)
+
+IDLE_SECONDS = 0.2
+
+
+class Decoder(threading.Thread):
+    """The only thread that touches the engine's slots."""
+
+    def __init__(
+        self,
+        engine: DecodeEngine,
+        staging: Staging,
+        ledger: Ledger,
+        *,
+        refill_wait_seconds: float,
+        finish: Callable[[FinishedRow], None],
+        on_room: Callable[[], None],
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__(name="decoder", daemon=True)
+        self._engine, self._staging, self._ledger = engine, staging, ledger
+        self._refill_wait_seconds = refill_wait_seconds
+        self._finish, self._on_room, self._on_crash = finish, on_room, on_crash
+        self._orders: queue.SimpleQueue[tuple[set[UUID], Outcome | None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self.progressed_at = time.monotonic()
+
+    def drop(self, job_ids: set[UUID]) -> None:
+        """Stop decoding these rows at the next step; nothing is written for them."""
+        self._orders.put((job_ids, None))
+
+    def end(self, row: Row, outcome: Outcome) -> None:
+        """Stop decoding a cancelled or expired row at the next step and write that outcome."""
+        self._orders.put(({row.job.id}, outcome))
+
+    def stop(self) -> None:
+        """Return from the loop after the step in hand."""
+        self._stopping.set()
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long the engine has had work without finishing a step."""
+        return time.monotonic() - self.progressed_at
+
+    def run(self) -> None:
+        """Obey, admit, step, hand over."""
+        try:
+            while not self._stopping.is_set():
+                self._obey()
+                self._admit()
+                if self._engine.has_work:
+                    self._hand_over(self._engine.step())
+                else:
+                    self._staging.wait_for_rows(IDLE_SECONDS)
+                self.progressed_at = time.monotonic()
+        except Exception:
+            log.exception("the engine failed", extra={"action": "engine_failed"})
+            self._on_crash()
+
+    def _obey(self) -> None:
+        """Carry out what the keeper ordered since the last step."""
+        while not self._orders.empty():
+            job_ids, outcome = self._orders.get()
+            self._staging.remove(job_ids)
+            for job_id in job_ids:
+                self._engine.cancel(str(job_id))
+                row = self._ledger.row(job_id)
+                if outcome is not None and row is not None:
+                    self._finish(FinishedRow(row, outcome))
+
+    def _admit(self) -> None:
+        """Fill free slots, together where possible: a prefill of many rows costs little more than of one."""
+        free, staged = self._engine.num_free, len(self._staging)
+        if not staged or not free:
+            return
+        full = staged >= free and free * 8 >= self._engine.info.rows
+        if full or not self._engine.has_work or self._staging.waited_seconds() >= self._refill_wait_seconds:
+            for entry in self._staging.take(free):
+                self._engine.add(entry.sequence)
+            self._on_room()
+
+    def _hand_over(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            row = self._ledger.row(UUID(output.request_id))
+            if row is not None:  # dropped after its last step: the result belongs to nobody
+                outcome = outcome_of(row.job, output, fingerprint=self._engine.info.fingerprint)
+                self._finish(FinishedRow(row, outcome))

@@ -1,0 +1,138 @@
+"""The feeder thread: takes delivered messages, claims their rows in one transaction, prepares them for the engine."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from models.claims import Claims
+from models.errors import BatchmillError, RequestError
+from models.records import ClaimedJob
+from worker.deliveries import Delivery, FinishedRow, Ledger, Row
+from worker.engine.types import RowError
+from worker.lease import Lease
+from worker.loading import DecodeEngine
+from worker.rows import engine_request, failed
+from worker.staging import Staging
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0  # between tries while the database is away; the messages stay unacknowledged meanwhile
+IDLE_SECONDS = 0.2
+
+
+class Feeder(threading.Thread):
+    """Claims as much as the engine can soon use, and no more: what is not claimed, another worker can take."""
+
+    def __init__(
+        self,
+        claims: Claims,
+        engine: DecodeEngine,
+        lease: Lease,
+        staging: Staging,
+        ledger: Ledger,
+        *,
+        finish: Callable[[FinishedRow], None],
+        on_accepted: Callable[[Sequence[Delivery]], None],
+        on_finished: Callable[[Sequence[Delivery]], None],
+    ) -> None:
+        super().__init__(name="feeder", daemon=True)
+        self._claims, self._engine, self._lease = claims, engine, lease
+        self._staging, self._ledger = staging, ledger
+        self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
+        self._inbox: queue.PriorityQueue[tuple[int, int, Delivery]] = queue.PriorityQueue()
+        self._lock = threading.Lock()
+        self._arrivals = 0
+        self._num_waiting = 0
+        self._stopping = threading.Event()
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs delivered and not yet claimed."""
+        return self._num_waiting
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether less than one engine's worth of jobs stands ready behind the live rows."""
+        return self._num_waiting + len(self._staging) < self._engine.info.rows
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take a message from the hub thread: no I/O here. Higher priority first, then order of arrival."""
+        with self._lock:
+            self._arrivals += 1
+            self._num_waiting += len(delivery.ids)
+        self._inbox.put((-delivery.priority, self._arrivals, delivery))
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Take, claim, prepare, until stopped."""
+        while not self._stopping.is_set():
+            # One engine's worth of rows stands ready behind the live ones.
+            room = self._staging.wait_for_room(self._engine.info.rows, IDLE_SECONDS)
+            deliveries = self._take(room)
+            if deliveries:
+                self._claim_until_done(deliveries)
+
+    def _take(self, room: int) -> list[Delivery]:
+        """Wait for a message, then take those that wait already, up to the room there is."""
+        taken: list[Delivery] = []
+        while room > 0:
+            try:
+                _, _, delivery = self._inbox.get(block=not taken, timeout=IDLE_SECONDS)
+            except queue.Empty:
+                break
+            taken.append(delivery)
+            room -= len(delivery.ids)
+        return taken
+
+    def _claim_until_done(self, deliveries: list[Delivery]) -> None:
+        """Try until the database answers; a claim that failed has claimed nothing."""
+        while not self._stopping.is_set():
+            try:
+                worker_id = self._lease.worker_id
+                claimed = self._claim(worker_id, deliveries)
+            except BatchmillError as error:
+                log.warning("claim failed, trying again", extra={"action": "claim_failed", "reason": str(error)})
+                self._stopping.wait(RETRY_SECONDS)
+                continue
+            self._note(deliveries, [Row(worker_id, job) for job in claimed])
+            return
+
+    def _claim(self, worker_id: UUID, deliveries: list[Delivery]) -> list[ClaimedJob]:
+        ids = [job_id for delivery in deliveries if delivery.job is None for job_id in delivery.ids]
+        inline = {delivery.job.id: delivery.job for delivery in deliveries if delivery.job is not None}
+        claimed = self._claims.claim(worker_id, ids) if ids else []
+        if inline:
+            claimed += self._claims.claim_inline(worker_id, list(inline.values()))
+        return claimed
+
+    def _note(self, deliveries: list[Delivery], rows: list[Row]) -> None:
+        """Enter the rows in the ledger, tell Celery, stage what the engine accepts."""
+        delivery_of = {job_id: delivery for delivery in deliveries for job_id in delivery.ids}
+        for row in rows:
+            self._ledger.hold(row, delivery_of[row.job.id])
+        with self._lock:
+            self._num_waiting -= sum(len(delivery.ids) for delivery in deliveries)
+        empty = [delivery for delivery in deliveries if not delivery.num_open]  # done, cancelled or held elsewhere
+        self._on_accepted(deliveries)
+        self._on_finished(empty)
+        self._staging.put([prepared for row in rows if (prepared := self._prepare(row)) is not None])
+
+    def _prepare(self, row: Row) -> tuple[Row, Any] | None:
+        """Tokenise and check. This is the per-row boundary: whatever goes wrong fails this row and no other."""
+        try:
+            return row, self._engine.prepare(engine_request(row.job))
+        except RowError as error:
+            outcome = failed(row.job, error.code, error.message)
+        except RequestError as error:
+            outcome = failed(row.job, error.error_code, error.message)
+        except Exception:
+            log.exception("preparing a row failed", extra={"action": "prepare_failed", "job_id": str(row.job.id)})
+            outcome = failed(row.job, "internal_row_error", "the prompt could not be prepared")
+        self._finish(FinishedRow(row, outcome))
+        return None

@@ -1,0 +1,102 @@
+"""This worker's place in the workers table: its slot, its incarnation, and how long it may believe in its lease."""
+
+import fcntl
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO
+
+from models.claims import Claims
+from models.ids import uuid7
+from models.records import WorkerRecord
+
+MAX_SLOTS = 4096
+
+
+@dataclass
+class Slot:
+    """A numbered seat in a state directory, held by a file lock.
+
+    Whoever gets the lock knows that the seat's former holder is dead: the system drops the lock with the process.
+    That makes "my predecessor crashed" a fact, where an expired lease is only a suspicion.
+    """
+
+    name: str
+    lock: IO[str]
+
+    @classmethod
+    def take(cls, state_dir: Path) -> "Slot":
+        """Take the first free seat."""
+        folder = state_dir / "slots"
+        folder.mkdir(parents=True, exist_ok=True)
+        home = _identity(folder / "id")
+        for number in range(MAX_SLOTS):
+            lock = (folder / f"{number}.lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            return cls(f"{socket.gethostname()}/{home}/{number}", lock)
+        raise RuntimeError(f"{MAX_SLOTS} workers already run from {state_dir}")
+
+
+def _identity(path: Path) -> str:
+    """A random name of the state directory, made once: two of them on one host are different places."""
+    try:
+        with path.open("x") as file:
+            file.write(uuid.uuid4().hex[:8])
+    except FileExistsError:
+        pass
+    return path.read_text() or "new"
+
+
+@dataclass
+class Lease:
+    """The incarnation under which this process claims and commits. A lost lease means a new incarnation."""
+
+    claims: Claims
+    record: WorkerRecord
+    lease_seconds: float
+    clock: Callable[[], float] = time.monotonic
+    _renewed: float = field(init=False, default=0.0)
+
+    @property
+    def worker_id(self) -> uuid.UUID:
+        """The id that fences every write."""
+        return self.record.id
+
+    def begin(self) -> int:
+        """Register, and take back what a crashed predecessor in this slot held; returns how many rows that was."""
+        asked = self.clock()
+        self.claims.register(self.record, lease_seconds=self.lease_seconds)
+        self._renewed = asked
+        return self.claims.confirm_crash(self.record.slot, successor=self.record.id)
+
+    def renew(self) -> bool:
+        """Heartbeat; False when the lease is gone and its rows belong to others."""
+        asked = self.clock()
+        alive = self.claims.heartbeat(self.worker_id, lease_seconds=self.lease_seconds)
+        if alive:
+            self._renewed = asked
+        return alive
+
+    @property
+    def run_out(self) -> bool:
+        """Whether, by our own clock, the lease may have ended since the database last answered."""
+        return self.clock() - self._renewed > self.lease_seconds
+
+    def begin_again(self) -> None:
+        """Become a new incarnation: what the old one still writes is fenced off."""
+        self.record = replace(self.record, id=uuid7(), pid=os.getpid())
+        asked = self.clock()
+        self.claims.register(self.record, lease_seconds=self.lease_seconds)
+        self._renewed = asked
+
+    def end(self) -> None:
+        """Leave the workers table; the rows must have been given back before."""
+        self.claims.deregister(self.worker_id)

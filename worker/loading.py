@@ -1,0 +1,69 @@
+"""Which engine decodes: a checkpoint's, or the one that does nothing. Torch is imported here, late."""
+
+from typing import Any, Protocol
+
+from models.settings import NOOP, Settings
+from worker.engine.types import Output, Request
+
+
+class EngineInfo(Protocol):
+    """What an engine says of itself."""
+
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def max_model_len(self) -> int: ...  # noqa: D102
+    @property
+    def fingerprint(self) -> str: ...  # noqa: D102
+
+
+class DecodeEngine(Protocol):
+    """What the worker needs of an engine; worker.engine.Engine and NoopEngine pass the same contract tests."""
+
+    @property
+    def info(self) -> EngineInfo: ...  # noqa: D102
+    @property
+    def num_free(self) -> int: ...  # noqa: D102
+    @property
+    def num_live(self) -> int: ...  # noqa: D102
+    @property
+    def has_work(self) -> bool: ...  # noqa: D102
+
+    def prepare(self, request: Request) -> Any:  # noqa: ANN401 (the engine's own sequence type)
+        """Tokenise and check; safe beside step(). Raises RowError."""
+
+    def add(self, sequence: Any) -> None:  # noqa: ANN401
+        """Queue a prepared sequence for a slot."""
+
+    def step(self) -> list[Output]:
+        """Admit, decode one token per live row, retire; return what finished."""
+
+    def cancel(self, request_id: str) -> bool:
+        """Drop a sequence, waiting or live."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start."""
+
+
+def load_engine(settings: Settings) -> DecodeEngine:
+    """Load the model the settings name. Raises ConfigurationError or EngineError with one clear sentence."""
+    rows = None if settings.rows == "auto" else settings.rows
+    if settings.model == NOOP:
+        from worker.noop_engine import NoopEngine
+
+        return NoopEngine(rows=rows)
+    folder = settings.model_folder
+    from worker.engine import Engine
+
+    return Engine.load(
+        folder,
+        rows=rows,
+        max_model_len=settings.max_model_len,
+        device=settings.device,
+        dtype=settings.dtype,
+        num_threads=settings.threads,
+    )

@@ -1,0 +1,177 @@
+"""The worker's parts and how they hang together: engine, lease, feeder, decoder, writer, keeper.
+
+Built and stopped here, in order. Threads meet at queues only; the keeper stands apart, on a connection of its own.
+"""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from models import migrations
+from models.claims import Claims
+from models.database import Database
+from models.errors import BatchmillError, ConfigurationError
+from models.ids import uuid7
+from models.records import WorkerRecord
+from models.store import Store
+from worker.celery_app import BatchmillApp
+from worker.decoder import Decoder
+from worker.deliveries import Delivery, Ledger
+from worker.feeder import Feeder
+from worker.hints import HintRepair, redis_client
+from worker.keeper import Keeper
+from worker.lease import Lease, Slot
+from worker.loading import load_engine
+from worker.staging import Staging
+from worker.writer import Writer
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[Sequence[Delivery]], None]
+JOIN_SECONDS = 5.0
+DRAIN_POLL_SECONDS = 0.02
+
+
+class Mill:
+    """Everything a running worker holds."""
+
+    def __init__(
+        self,
+        app: BatchmillApp,
+        *,
+        on_accepted: Report,
+        on_finished: Report,
+        on_room: Callable[[], None],
+        on_crash: Callable[[], None],
+    ) -> None:
+        """Load the model and connect. Raises ConfigurationError or EngineError with one clear sentence."""
+        settings = app.settings
+        self.model = settings.model_name
+        self._settings = settings
+        database = open_database(settings.database)
+        self._engine = load_engine(settings)
+        self._claims, self._ledger, self._staging = Claims(database), Ledger(), Staging()
+        self._slot = Slot.take(settings.state_dir)
+        self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
+        self._writer = Writer(self._claims, self._ledger, on_finished=on_finished)
+        self._decoder = Decoder(
+            self._engine,
+            self._staging,
+            self._ledger,
+            refill_wait_seconds=settings.refill_wait_seconds,
+            finish=self._writer.put,
+            on_room=on_room,
+            on_crash=on_crash,
+        )
+        self.feeder = Feeder(
+            self._claims,
+            self._engine,
+            self._lease,
+            self._staging,
+            self._ledger,
+            finish=self._writer.put,
+            on_accepted=on_accepted,
+            on_finished=on_finished,
+        )
+        self._keeper = self._make_keeper(app, on_finished)
+
+    def _make_keeper(self, app: BatchmillApp, on_finished: Report) -> Keeper:
+        """The keeper has a connection of its own: a long commit must not delay a heartbeat."""
+        database = Database(self._settings.database, pool_size=1)
+        store = Store(database)
+        return Keeper(
+            app,
+            Claims(database),
+            store,
+            self._lease,
+            ledger=self._ledger,
+            feeder=self.feeder,
+            decoder=self._decoder,
+            repair=HintRepair(store, redis_client(self._settings.broker), model=self.model),
+            on_finished=on_finished,
+            hang_seconds=self._settings.hang_seconds,
+        )
+
+    def _record(self) -> WorkerRecord:
+        info = self._engine.info
+        return WorkerRecord(
+            id=uuid7(),
+            slot=self._slot.name,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            model=self.model,
+            rows=info.rows,
+            max_model_len=info.max_model_len,
+            dtype=info.dtype,
+            device=info.device,
+        )
+
+    def start(self) -> None:
+        """Enter the workers table, take back what a crashed predecessor held, start the threads."""
+        taken_back = self._lease.begin()
+        if taken_back:
+            log.warning("%d rows of a crashed predecessor queued again", taken_back, extra={"action": "crash_seen"})
+        for thread in (self._writer, self._decoder, self.feeder, self._keeper):
+            thread.start()
+        log.info("ready: model %s, %d rows", self.model, self._engine.info.rows, extra={"action": "ready"})
+
+    def drain(self, *, hurry: Callable[[], bool]) -> None:
+        """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up
+        to the grace time or until `hurry`; write what is finished; give back the rest; leave the workers table."""
+        ends = time.monotonic() + self._settings.grace_seconds
+        self.feeder.stop()
+        self.feeder.join(JOIN_SECONDS)
+        waiting = [staged.row.job.id for staged in self._staging.take(len(self._staging))]
+        self._ledger.let_go(waiting)
+        self._try(lambda: self._claims.release(self._lease.worker_id, waiting))
+        while len(self._ledger) and time.monotonic() < ends and not hurry():
+            time.sleep(DRAIN_POLL_SECONDS)
+        self._decoder.stop()
+        self._decoder.join(JOIN_SECONDS)
+        self._writer.stop()
+        self._writer.join(JOIN_SECONDS)
+        self._keeper.stop()
+        self._keeper.join(JOIN_SECONDS)
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Release every row and the lease, without blame. If the database is away, the lease runs out by itself."""
+        held = len(self._ledger)
+        self._try(lambda: self._claims.release(self._lease.worker_id))
+        self._try(self._lease.end)
+        log.info("stopped, %d rows given back", held, extra={"action": "stopped"})
+
+    def stats(self) -> dict[str, Any]:
+        """For `celery inspect stats`: what is live, what waits, what was written."""
+        return {
+            "model": self.model,
+            "worker_id": str(self._lease.worker_id),
+            "inbox": self.feeder.num_waiting,
+            "staged": len(self._staging),
+            "held": len(self._ledger),
+            **self._writer.counts,
+            "engine": self._engine.stats(),
+        }
+
+    @staticmethod
+    def _try(step: Callable[[], object]) -> None:
+        """Shutting down goes on when the database is away."""
+        try:
+            step()
+        except BatchmillError as error:
+            log.warning("%s", error, extra={"action": "shutdown_step_failed"})
+
+
+def open_database(url: str) -> Database:
+    """Connect, and see that the schema is this version's. Raises ConfigurationError."""
+    database = Database(url)
+    try:
+        current = migrations.is_current(database)
+    except BatchmillError as error:
+        raise ConfigurationError(f"the database cannot be used: {error.message}") from error
+    if not current:
+        raise ConfigurationError("the database is not at this version's schema: run `batchmill db upgrade`")
+    return database

@@ -1,0 +1,88 @@
+"""An engine that answers each prompt at once with itself. For dry runs and for measuring the queue alone."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from worker.engine.types import Output, Request, RowError
+
+DEFAULT_ROWS = 1024  # nothing is computed, so only the queue's chunking counts
+MAX_MODEL_LEN = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class NoopInfo:
+    """As worker.engine's info."""
+
+    rows: int
+    name: str = "noop"
+    dtype: str = "none"
+    device: str = "none"
+    max_model_len: int = MAX_MODEL_LEN
+    fingerprint: str = "noop"
+
+
+class NoopEngine:
+    """Gives back the prompt's first `max_tokens` characters, one token each."""
+
+    def __init__(self, *, rows: int | None = None) -> None:
+        self.info = NoopInfo(rows or DEFAULT_ROWS)
+        self._waiting: deque[Request] = deque()
+        self._steps = self._row_steps = 0
+
+    @property
+    def num_live(self) -> int:
+        """Rows in the next step."""
+        return len(self._waiting)
+
+    @property
+    def num_free(self) -> int:
+        """Slots left."""
+        return self.info.rows - len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether step() would return anything."""
+        return bool(self._waiting)
+
+    def prepare(self, request: Request) -> Request:
+        """Refuse an empty prompt, as the real engine does."""
+        if not request.prompt and not request.messages:
+            raise RowError("empty_prompt", "prompt must not be empty")
+        return request
+
+    def add(self, sequence: Request) -> None:
+        """Queue it."""
+        self._waiting.append(sequence)
+
+    def step(self) -> list[Output]:
+        """Finish everything that waits."""
+        done, self._waiting = self._waiting, deque()
+        self._steps += 1
+        self._row_steps += len(done)
+        return [_answer(request) for request in done]
+
+    def cancel(self, request_id: str) -> bool:
+        """Drop a waiting request."""
+        kept = deque(request for request in self._waiting if request.id != request_id)
+        found = len(kept) < len(self._waiting)
+        self._waiting = kept
+        return found
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start."""
+        return {"rows": self.info.rows, "live": self.num_live, "steps": self._steps, "row_steps": self._row_steps}
+
+
+def _answer(request: Request) -> Output:
+    prompt = request.prompt if request.prompt is not None else [1]
+    num = min(len(prompt), request.params.max_tokens or len(prompt))
+    token_ids = [ord(token) if isinstance(token, str) else token for token in prompt[:num]]
+    return Output(
+        request_id=request.id,
+        prompt_token_ids=[0] * len(prompt),
+        token_ids=token_ids,
+        logprobs=[0.0] * num,
+        text=prompt[:num] if isinstance(prompt, str) else "",
+        finish_reason="length",
+    )

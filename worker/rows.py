@@ -1,0 +1,114 @@
+"""Between the words of the queue, the tables and the engine: a message to a delivery, a claimed job to a request,
+an output to an outcome."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from models.errors import RequestError
+from models.ids import job_id_of_task
+from models.messages import MAX_CHUNK, redis_priority
+from models.records import ClaimedJob, CompletionRecord, JobError, NewJob, Outcome
+from models.requests import DEFAULT_PRIORITY, ENDPOINTS, CompletionRequest, parse_request, stored_body
+from models.status import Status
+from worker.deliveries import Delivery
+from worker.engine.types import Output, Request, SamplingParams
+
+
+def engine_request(job: ClaimedJob) -> Request:
+    """What the engine is asked for. The stored body was checked when the job was accepted; checking it again costs
+    little and meets rows written by another version. Raises models.errors.RequestError."""
+    request = parse_request(job.endpoint, job.body)
+    params = SamplingParams(
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        top_k=request.top_k,
+        top_p=request.top_p,
+        min_p=request.min_p,
+        seed=request.seed or 0,
+        stop=tuple(request.stop),
+        stop_token_ids=tuple(request.stop_token_ids),
+        ignore_eos=request.ignore_eos,
+        min_tokens=request.min_tokens,
+        include_stop_str_in_output=request.include_stop_str_in_output,
+        skip_special_tokens=request.skip_special_tokens,
+        add_special_tokens=request.add_special_tokens,
+        top_logprobs=request.num_top_logprobs,
+    )
+    if isinstance(request, CompletionRequest):
+        return Request(str(job.id), prompt=request.prompt, params=params)
+    messages = [message.model_dump(exclude_none=True) for message in request.messages]
+    return Request(str(job.id), messages=messages, params=params)
+
+
+def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:
+    """The row to be committed for a finished request."""
+    if output.error is not None:
+        return failed(job, output.error.code, output.error.message)
+    completion = CompletionRecord(
+        choice_index=0,
+        text=output.text,
+        token_ids=output.token_ids,
+        logprobs=output.logprobs,
+        prompt_token_ids=output.prompt_token_ids if job.body.get("return_token_ids") else None,
+        details=_details(output),
+        finish_reason=output.finish_reason,
+        prompt_tokens=len(output.prompt_token_ids),
+        output_tokens=len(output.token_ids),
+        seed=job.body.get("seed", 0),
+        fingerprint=fingerprint,
+    )
+    return Outcome(job.id, job.attempt, Status.COMPLETED, (completion,))
+
+
+def failed(job: ClaimedJob, code: str, message: str) -> Outcome:
+    """A row that failed for its own fault."""
+    return Outcome(job.id, job.attempt, Status.FAILED, error=JobError(code, message))
+
+
+def inline_delivery(task_id: str, args: Sequence[object], kwargs: Mapping[str, object], *, model: str) -> Delivery:
+    """A `generate` message. Its sender cannot be refused any more, so a bad one is stored as a failed job."""
+    job_id = job_id_of_task(task_id)
+    body = dict(kwargs) | ({"prompt": args[0]} if args else {})
+    endpoint = ENDPOINTS[1 if "messages" in body else 0]
+    job = NewJob(job_id, model, endpoint, {})
+    try:
+        request = parse_request(endpoint, body)
+        if request.model not in (None, model):
+            raise RequestError("model_not_found", "the task names another model than this queue's", param="model")
+    except RequestError as error:
+        return Delivery([job_id], replace(job, error=JobError(error.error_code, error.message)))
+    priority = DEFAULT_PRIORITY if request.priority is None else request.priority
+    deadline = datetime.now(UTC) + timedelta(seconds=request.ttl) if request.ttl else None
+    job = replace(job, body=stored_body(request), priority=priority, deadline=deadline)
+    return Delivery([job_id], job, priority=priority)
+
+
+def listed_delivery(args: Sequence[object], delivery_info: Mapping[str, object]) -> Delivery:
+    """A `generate_chunk` message: ids, in the class of priority it was sent with."""
+    ids = args[0] if args and isinstance(args[0], list) else []
+    redis_class = delivery_info.get("priority")
+    priority = redis_priority(redis_class) if isinstance(redis_class, int) else DEFAULT_PRIORITY
+    return Delivery([job_id for text in ids[:MAX_CHUNK] if (job_id := _uuid(text))], priority=priority)
+
+
+def _uuid(text: object) -> UUID | None:
+    """Anyone who can write to the queue can send anything: what is no id is passed over."""
+    try:
+        return UUID(str(text))
+    except ValueError:
+        return None
+
+
+def _details(output: Output) -> dict[str, Any] | None:
+    """Token texts and alternatives, when the client asked for logprobs."""
+    if output.details is None:
+        return None
+    return {
+        "tokens": [
+            {"token": entry.token, "logprob": entry.logprob, "offset": entry.text_offset, "top": entry.top}
+            for entry in output.details
+        ]
+    }

@@ -1,0 +1,77 @@
+"""The writer thread: commits finished rows in groups, each row fenced by its incarnation and attempt."""
+
+import logging
+import queue
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from models.claims import Claims
+from models.errors import BatchmillError
+from models.records import Outcome
+from worker.deliveries import Delivery, FinishedRow, Ledger
+
+log = logging.getLogger(__name__)
+
+MAX_GROUP = 1024  # rows a transaction: enough to spread its cost, small enough to bound its locks
+RETRY_SECONDS = 0.5
+IDLE_SECONDS = 0.2
+
+
+class Writer(threading.Thread):
+    """Never decodes again because a write failed: results stay here until written or refused by the fence."""
+
+    def __init__(self, claims: Claims, ledger: Ledger, *, on_finished: Callable[[Sequence[Delivery]], None]) -> None:
+        super().__init__(name="writer", daemon=True)
+        self._claims, self._ledger, self._on_finished = claims, ledger, on_finished
+        self._finished: queue.SimpleQueue[FinishedRow] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self.counts: Counter[str] = Counter()
+
+    def put(self, finished: FinishedRow) -> None:
+        """Hand over a finished row."""
+        self._finished.put(finished)
+
+    def stop(self) -> None:
+        """Write what is there, then return. While the database is away that means: give up after one more try."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Take a group, commit it, tell Celery."""
+        while not (self._stopping.is_set() and self._finished.empty()):
+            group = self._take()
+            if group and self._commit_until_done(group):
+                self._on_finished(self._ledger.let_go(finished.row.job.id for finished in group))
+
+    def _take(self) -> list[FinishedRow]:
+        try:
+            group = [self._finished.get(timeout=IDLE_SECONDS)]
+        except queue.Empty:
+            return []
+        while len(group) < MAX_GROUP and not self._finished.empty():
+            group.append(self._finished.get())
+        return group
+
+    def _commit_until_done(self, group: list[FinishedRow]) -> bool:
+        """Try until the database answers. A commit whose reply was lost is simply run again: the store tells
+        "already mine" from "refused". Returns False when told to stop meanwhile; the lease then gives the rows back.
+        """
+        by_worker: dict[UUID, list[Outcome]] = defaultdict(list)
+        for finished in group:
+            by_worker[finished.row.worker_id].append(finished.outcome)
+        for worker_id, outcomes in by_worker.items():
+            while not self._commit(worker_id, outcomes):
+                if self._stopping.wait(RETRY_SECONDS):
+                    return False
+        return True
+
+    def _commit(self, worker_id: UUID, outcomes: list[Outcome]) -> bool:
+        try:
+            result = self._claims.commit(worker_id, outcomes)
+        except BatchmillError as error:
+            log.warning("commit failed, trying again", extra={"action": "commit_failed", "reason": str(error)})
+            return False
+        self.counts["committed"] += len(result.applied) + len(result.already_mine)
+        self.counts["fenced"] += len(result.fenced)
+        return True
