@@ -1,0 +1,65 @@
+"""The service on a SQLite database, without Redis unless a test asks for it, and a worker that is told what to do."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from api.app import create_app
+from models.database import Database
+from models.settings import Settings, load_settings
+from tests.integration.api.fakes import Worker
+
+NO_REDIS = "redis://127.0.0.1:1/0"  # refuses at once
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(redis_url=NO_REDIS, auth="auto", sync_timeout_seconds=5, model="demo")
+
+
+@pytest.fixture
+def database(sqlite_url: str) -> Iterator[Database]:
+    database = Database(sqlite_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def app(settings: Settings, database: Database) -> FastAPI:
+    return create_app(settings, database)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(database: Database) -> Iterator[Worker]:
+    worker = Worker.registered(database, model="demo")
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+def server(app: FastAPI) -> Iterator[httpx.Client]:
+    """A real server on a free port, for what a test client cannot show: hanging up, slow bodies."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        service = uvicorn.Server(config)
+        thread = threading.Thread(target=service.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not service.started:
+            time.sleep(0.01)
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=10) as client:
+            yield client
+        service.should_exit = True
+        thread.join()

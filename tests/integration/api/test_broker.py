@@ -1,0 +1,67 @@
+"""Hints: in Redis soon after the answer, and no answer later for a Redis that is away."""
+
+import base64
+import time
+from collections.abc import Iterator
+
+import orjson
+import pytest
+import redis
+from fastapi.testclient import TestClient
+
+from models.database import Database
+from models.ids import parse_job_id
+from models.messages import redis_lists
+from models.settings import Settings, load_settings
+from models.store import Store
+from tests.integration.api.test_completions import BACKGROUND
+
+
+@pytest.fixture
+def queue(redis_url: str) -> Iterator["redis.Redis"]:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        yield client
+
+
+def pop(queue: "redis.Redis") -> tuple[str, dict[str, object], list[object]]:
+    """Take the next message: its list, its headers, its arguments."""
+    found = queue.blpop(redis_lists("demo"), timeout=5)
+    assert found is not None, "no message came"
+    name, message = str(found[0]), orjson.loads(found[1])
+    args = orjson.loads(base64.b64decode(message["body"]))[0]
+    return name, message["headers"], args
+
+
+class TestWithRedis:
+    """The service with a Redis that answers."""
+
+    @pytest.fixture
+    def settings(self, redis_url: str) -> Settings:
+        return load_settings(redis_url=redis_url, model="demo")
+
+    def test_hint_is_published_by_task_name(self, client: TestClient, queue: "redis.Redis") -> None:
+        posted = client.post("/v1/completions", json=BACKGROUND | {"prompt": "secret"}).json()
+
+        name, headers, args = pop(queue)
+
+        assert (headers["task"], args) == ("generate_chunk", [[str(parse_job_id(posted["id"]))]])
+        assert name == redis_lists("demo")[1]  # priority 4 of ours is Redis's 5, in the list of step 3
+        assert "secret" not in str(headers)
+
+    def test_ready_has_no_complaint_about_redis(self, client: TestClient) -> None:
+        assert client.get("/health/ready").json()["redis"] == "ok"
+
+    def test_higher_priority_lies_in_an_earlier_list(self, client: TestClient, queue: "redis.Redis") -> None:
+        client.post("/v1/completions", json=BACKGROUND | {"priority": 9})
+
+        assert pop(queue)[0] == redis_lists("demo")[0]
+
+
+def test_submitting_does_not_wait_for_a_redis_that_is_away(client: TestClient, database: Database) -> None:
+    started = time.monotonic()
+    answers = [client.post("/v1/completions", json=BACKGROUND) for _ in range(5)]
+
+    assert all(answer.status_code == 200 for answer in answers)
+    assert time.monotonic() - started < 1
+    time.sleep(0.3)  # the publisher has tried and given the rows back: a keeper will find them
+    assert len(Store(database).take_unpublished(10)) == 5

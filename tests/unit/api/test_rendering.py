@@ -1,0 +1,172 @@
+"""Rows to bodies and lines, without a database."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+
+from api.rendering import background_body, endpoint_body, error_line, job_body, output_line
+from models.records import CompletionRecord, JobError, JobRecord
+from models.status import Status
+
+ID = UUID("018f0000-0000-7000-8000-000000000001")
+BATCH = UUID("018f0000-0000-7000-8000-00000000000b")
+AT = datetime(2025, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
+SECONDS = int(AT.timestamp())
+TOKENS = [
+    {"token": "é", "logprob": -0.5, "offset": 0, "top": [["é", 7, -0.5], ["e", 8, -1.0]]},
+    {"token": "!", "logprob": -3.0, "offset": 1, "top": [["?", 1, -0.1], ["?", 2, -0.2]]},
+]
+COMPLETION = CompletionRecord(0, "é!", (7, 3), "stop", 4, 2, (-0.5, -3.0), (1, 2), {"tokens": TOKENS}, 11, "fp")
+
+
+def job(body: dict[str, Any] | None = None, **changes: Any) -> JobRecord:  # noqa: ANN401 (any field)
+    record = JobRecord(
+        id=ID,
+        tenant="default",
+        batch_id=None,
+        line=None,
+        custom_id=None,
+        endpoint="/v1/completions",
+        model="demo",
+        priority=4,
+        suspicion=0,
+        status=Status.COMPLETED,
+        attempt=1,
+        cancel_requested=False,
+        deadline=None,
+        error=None,
+        created_at=AT,
+        published_at=AT,
+        started_at=AT,
+        finished_at=AT,
+        payload=orjson.dumps(body or {}).decode(),
+        completions=(COMPLETION,),
+    )
+    return replace(record, **changes)
+
+
+def unfinished(status: Status, **changes: Any) -> JobRecord:  # noqa: ANN401 (any field)
+    return job(status=status, completions=(), **changes)
+
+
+def test_completion_has_openai_shape() -> None:
+    assert endpoint_body(job()) == {
+        "id": f"cmpl-{ID.hex}",
+        "object": "text_completion",
+        "created": SECONDS,
+        "model": "demo",
+        "choices": [{"index": 0, "text": "é!", "logprobs": None, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6},
+        "system_fingerprint": "fp",
+        "seed": 11,
+    }
+
+
+def test_queued_completion_has_no_choices_yet() -> None:
+    body = background_body(unfinished(Status.QUEUED))
+
+    assert (body["status"], body["choices"], body["usage"]) == ("queued", [], None)
+
+
+def test_text_logprobs_are_parallel_lists() -> None:
+    """Two tokens may read the same: the likeliest stands. The chosen token is always among the alternatives."""
+    [choice] = endpoint_body(job({"logprobs": 2}))["choices"]
+
+    assert choice["logprobs"] == {
+        "tokens": ["é", "!"],
+        "token_logprobs": [-0.5, -3.0],
+        "top_logprobs": [{"é": -0.5, "e": -1.0}, {"?": -0.1, "!": -3.0}],
+        "text_offset": [0, 1],
+    }
+
+
+def test_zero_logprobs_are_those_of_the_chosen_tokens_alone() -> None:
+    [choice] = endpoint_body(job({"logprobs": 0}))["choices"]
+
+    assert choice["logprobs"]["top_logprobs"] is None
+    assert choice["logprobs"]["token_logprobs"] == [-0.5, -3.0]
+
+
+def test_chat_logprobs_are_one_object_a_token() -> None:
+    chat = job({"logprobs": True, "top_logprobs": 1}, endpoint="/v1/chat/completions")
+
+    body = endpoint_body(chat)
+
+    [choice] = body["choices"]
+    assert (body["object"], choice["message"]["role"]) == ("chat.completion", "assistant")
+    assert choice["logprobs"]["content"][0] == {
+        "token": "é",
+        "logprob": -0.5,
+        "bytes": [0xC3, 0xA9],
+        "top_logprobs": [{"token": "é", "logprob": -0.5, "bytes": [0xC3, 0xA9]}],
+    }
+
+
+def test_token_ids_come_only_when_asked_for() -> None:
+    [plain], [asked] = endpoint_body(job())["choices"], endpoint_body(job({"return_token_ids": True}))["choices"]
+
+    assert "token_ids" not in plain
+    assert (asked["token_ids"], asked["prompt_token_ids"]) == ([7, 3], [1, 2])
+
+
+def test_output_line_has_openai_batch_shape() -> None:
+    line = output_line(job(custom_id="a", batch_id=BATCH, line=3))
+
+    assert line["id"] == f"batch_req_{ID.hex}"
+    assert (line["custom_id"], line["error"], "line" in line) == ("a", None, False)
+    assert line["response"]["status_code"] == 200
+    assert line["response"]["body"]["choices"][0]["text"] == "é!"
+
+
+def test_line_without_a_custom_id_is_named_by_its_number() -> None:
+    line = output_line(job(batch_id=BATCH, line=3))
+
+    assert (line["custom_id"], line["line"]) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "code"),
+    [
+        (Status.FAILED, JobError("empty_prompt", "no"), "empty_prompt"),
+        (Status.CANCELLED, None, "batch_cancelled"),
+        (Status.EXPIRED, None, "batch_expired"),
+        (Status.FAILED, None, "internal_error"),
+    ],
+)
+def test_error_line_tells_code_and_message(status: Status, error: JobError | None, code: str) -> None:
+    line = error_line(unfinished(status, error=error, custom_id="a"))
+
+    assert (line["custom_id"], line["response"], line["error"]["code"]) == ("a", None, code)
+    assert line["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"status": Status.QUEUED, "attempt": 0}, None),
+        ({"status": Status.QUEUED}, "given_back"),
+        ({"status": Status.QUEUED, "suspicion": 1}, "worker_crashed"),
+        ({"status": Status.IN_PROGRESS}, None),
+        ({"status": Status.IN_PROGRESS, "cancel_requested": True}, "cancel_requested"),
+        ({"status": Status.FAILED, "error": JobError("empty_prompt", "no")}, "empty_prompt"),
+    ],
+)
+def test_job_says_why_it_stands_where_it_stands(changes: dict[str, Any], reason: str | None) -> None:
+    assert job_body(unfinished(**changes))["status_reason"] == reason
+
+
+def test_job_of_a_batch_is_named_as_its_line_is() -> None:
+    body = job_body(job(batch_id=BATCH, custom_id="a"))
+
+    assert (body["id"], body["batch_id"], body["custom_id"]) == (f"batch_req_{ID.hex}", f"batch_{BATCH.hex}", "a")
+
+
+def test_finished_job_carries_the_answer_of_its_endpoint() -> None:
+    body = job_body(job())
+
+    assert body["result"] == endpoint_body(job())
+    assert (body["error"], body["finished_at"]) == (None, SECONDS)
