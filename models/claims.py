@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, case, select
 
 from models import batches, cancelling, dialects, leases, transitions
-from models.columns import is_one_of, now
+from models.columns import constant, is_one_of, now
 from models.database import Database
 from models.records import ClaimedJob, CommitResult, NewJob, Outcome, Reaped, WorkerRecord
 from models.rows import Moved, claimed_job
@@ -93,7 +93,7 @@ class Claims:
         late = jobs.c.deadline.is_not(None) & (jobs.c.deadline <= now())
         query = (
             select(jobs.c.id, case((jobs.c.cancel_requested, Status.CANCELLED), else_=Status.EXPIRED))
-            .where(jobs.c.owner == worker_id, jobs.c.status == Status.IN_PROGRESS)
+            .where(jobs.c.owner == worker_id, jobs.c.status == constant(Status.IN_PROGRESS))
             .where(jobs.c.cancel_requested | late)
         )
         with self.database.read() as connection:

@@ -5,26 +5,29 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select, update
 
-from models.columns import from_now, is_one_of, now
+from models.columns import constant, from_now, is_one_of, now
 from models.records import Hint
 from models.status import Status
 from models.tables import jobs
 
+_IS_QUEUED = jobs.c.status == constant(Status.QUEUED)
+
 
 def take(connection: Connection, limit: int, model: str | None) -> list[Hint]:
     """Mark unannounced queued jobs as announced and return them, highest priority first, then by age."""
-    waiting = select(jobs.c.id).where(jobs.c.status == Status.QUEUED, jobs.c.published_at.is_(None))
+    waiting = select(jobs.c.id).where(_IS_QUEUED, jobs.c.published_at.is_(None))
     if model is not None:
         waiting = waiting.where(jobs.c.model == model)
-    first = waiting.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(limit).with_for_update(skip_locked=True)
+    ordered = waiting.order_by(jobs.c.priority.desc(), jobs.c.seq).limit(limit).with_for_update(skip_locked=True)
+    first = ordered.cte("first")
     rows = connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(first.scalar_subquery()))
+        .where(jobs.c.id == first.c.id)
         .values(published_at=now())
         .returning(jobs.c.id, jobs.c.model, jobs.c.priority, jobs.c.suspicion, jobs.c.seq)
     )
-    ordered = sorted(rows, key=lambda row: (-row.priority, row.seq))
-    return [Hint(row.id, row.model, row.priority, row.suspicion) for row in ordered]
+    taken = sorted(rows, key=lambda row: (-row.priority, row.seq))
+    return [Hint(row.id, row.model, row.priority, row.suspicion) for row in taken]
 
 
 def mark(connection: Connection, ids: Sequence[UUID]) -> None:
@@ -48,7 +51,7 @@ def unmark(connection: Connection, ids: Sequence[UUID]) -> None:
 def unmark_queued(connection: Connection, model: str | None, older_than_seconds: float) -> int:
     """Announce again all that waits and was announced longer ago than this. Returns how many."""
     old = jobs.c.published_at <= from_now(-older_than_seconds)
-    statement = update(jobs).where(jobs.c.status == Status.QUEUED, old).values(published_at=None)
+    statement = update(jobs).where(_IS_QUEUED, old).values(published_at=None)
     if model is not None:
         statement = statement.where(jobs.c.model == model)
     return connection.execute(statement).rowcount

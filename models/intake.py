@@ -1,17 +1,17 @@
 """Lines of a batch becoming rows: chunk by chunk, each with its progress in one transaction, safe to repeat."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, select, update
 
 from models import batches as batch_rows
 from models import dialects
-from models.columns import is_one_of, now
+from models.columns import now
 from models.errors import BatchClosed, NotFound
-from models.packing import clean_text, dump_json
+from models.packing import dump_json
 from models.records import BatchRecord, JobError, NewJob
 from models.status import BatchStatus
 from models.tables import batches, jobs
@@ -24,8 +24,10 @@ def append(connection: Connection, batch_id: UUID, new: Sequence[NewJob], *, num
     batch = _lock_open(connection, batch_id)
     fresh = _without_stored(connection, batch_id, new)
     rows = [replace(job, batch_id=batch_id, deadline=job.deadline or batch.expires_at) for job in fresh]
-    used = _used_custom_ids(connection, batch_id, rows)
-    moved = dialects.of(connection).insert_jobs(connection, list(_refuse_duplicates(rows, used)))
+    insert_jobs = dialects.of(connection).insert_jobs
+    moved = insert_jobs(connection, rows)
+    stored = {row.id for row in moved}
+    moved += insert_jobs(connection, [_refused(job) for job in rows if job.id not in stored])
     connection.execute(
         update(batches)
         .where(batches.c.id == batch_id)
@@ -77,22 +79,6 @@ def _without_stored(connection: Connection, batch_id: UUID, new: Sequence[NewJob
     return [job for job in new if job.line not in stored]
 
 
-def _used_custom_ids(connection: Connection, batch_id: UUID, rows: Sequence[NewJob]) -> set[str]:
-    custom_ids = [clean_text(job.custom_id) for job in rows if job.custom_id is not None]
-    counts = or_(jobs.c.error_code.is_(None), jobs.c.error_code != DUPLICATE)
-    among = is_one_of(connection, jobs.c.custom_id, custom_ids)
-    query = select(jobs.c.custom_id).where(jobs.c.batch_id == batch_id, counts, among)
-    return {text for text in connection.scalars(query) if text is not None}
-
-
-def _refuse_duplicates(rows: Sequence[NewJob], used: set[str]) -> Iterator[NewJob]:
-    """Pass lines on; a custom_id that is taken makes its line refused. `used` grows with those seen."""
-    for job in rows:
-        custom_id = None if job.custom_id is None else clean_text(job.custom_id)
-        if custom_id in used:
-            message = f"line {job.line}: this custom_id was used by an earlier line of the batch"
-            yield replace(job, error=JobError(DUPLICATE, message))
-            continue
-        if custom_id is not None:
-            used.add(custom_id)
-        yield job
+def _refused(job: NewJob) -> NewJob:
+    """The line as stored when the unique index did not take its custom_id."""
+    return replace(job, error=JobError(DUPLICATE, f"line {job.line}: an earlier line of the batch has this custom_id"))

@@ -26,7 +26,7 @@ _INSERT_JOBS = text("""
                 CAST(:error_code AS text[]), CAST(:error_message AS text[]))
          AS new (id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
                  error_code, error_message)
-    ON CONFLICT (id) DO NOTHING
+    ON CONFLICT DO NOTHING
     RETURNING id, batch_id, status
 """)
 _JOB_COLUMNS = (
@@ -35,7 +35,6 @@ _JOB_COLUMNS = (
 )
 _INSERT_PAYLOADS = text("""
     INSERT INTO payloads (job_id, body) SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:bodies AS text[]))
-    ON CONFLICT (job_id) DO NOTHING
 """)
 # FOR KEY SHARE holds the reaper off until this commits, and lets the heartbeat pass.
 _CLAIM = text("""
@@ -93,12 +92,15 @@ _COMPLETION_COLUMNS = (
 )
 
 
-def insert_jobs(connection: Connection, jobs: Sequence[NewJob]) -> list[Moved]:
-    """Store jobs with their bodies. Returns the rows that were not there yet."""
-    new = connection.execute(_INSERT_JOBS, in_columns([job_values(job) for job in jobs], _JOB_COLUMNS))
-    bodies = {"ids": [job.id for job in jobs], "bodies": [dump_json(job.body) for job in jobs]}
-    moved = [Moved(*row) for row in new]
-    connection.execute(_INSERT_PAYLOADS, bodies)
+def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
+    """Store jobs with their bodies. Returns those stored: not one whose id, or custom_id in its batch, is there."""
+    if not new:
+        return []
+    rows = connection.execute(_INSERT_JOBS, in_columns([job_values(job) for job in new], _JOB_COLUMNS))
+    moved = [Moved(*row) for row in rows]
+    body_of = {job.id: job.body for job in reversed(new)}
+    bodies = [dump_json(body_of[row.id]) for row in moved]
+    connection.execute(_INSERT_PAYLOADS, {"ids": [row.id for row in moved], "bodies": bodies})
     return moved
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Select, func, select
 
-from models.columns import is_one_of, now
+from models.columns import constant, is_one_of, now
 from models.records import CompletionRecord, JobRecord, WorkerRecord
 from models.rows import completion_record, job_record, worker_record
 from models.status import Status
@@ -40,7 +40,7 @@ def statuses(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Status]:
 def queue_depth(connection: Connection) -> dict[str, int]:
     """Count queued jobs by model."""
     query = select(jobs.c.model, func.count().label("num"))
-    rows = connection.execute(query.where(jobs.c.status == Status.QUEUED).group_by(jobs.c.model))
+    rows = connection.execute(query.where(jobs.c.status == constant(Status.QUEUED)).group_by(jobs.c.model))
     return {row.model: row.num for row in rows}
 
 

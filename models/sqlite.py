@@ -6,7 +6,8 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, Uuid, exists, insert, or_, select, text, update
+from sqlalchemy import Connection, Row, Uuid, exists, or_, select, text, update
+from sqlalchemy.dialects.sqlite import insert
 
 from models.columns import is_one_of, now
 from models.packing import dump_json
@@ -31,16 +32,22 @@ _FINISH = text("""
 
 
 def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
-    """Store jobs with their bodies. Returns the rows that were not there yet."""
-    by_id = {job.id: job for job in new}
-    there = set(connection.scalars(select(jobs.c.id).where(is_one_of(connection, jobs.c.id, list(by_id)))))
-    added = [job for job in by_id.values() if job.id not in there]
-    if not added:
-        return []
+    """Store jobs with their bodies. Returns those stored: not one whose id, or custom_id in its batch, is there."""
     time_now = datetime.now(UTC)  # of the database's one host
-    connection.execute(insert(jobs), [job_values(job) | _first_state(job, time_now) for job in added])
+    there = _stored(connection, new)
+    rows = [job_values(job) | _first_state(job, time_now) for job in new if job.id not in there]
+    if not rows:
+        return []
+    connection.execute(insert(jobs).on_conflict_do_nothing(), rows)
+    stored = _stored(connection, new) - there
+    added = [job for job in {job.id: job for job in reversed(new)}.values() if job.id in stored]
     connection.execute(insert(payloads), [{"job_id": job.id, "body": dump_json(job.body)} for job in added])
     return [Moved(job.id, job.batch_id, Status.FAILED if job.error else Status.QUEUED) for job in added]
+
+
+def _stored(connection: Connection, new: Sequence[NewJob]) -> set[UUID]:
+    ids = [job.id for job in new]
+    return set(connection.scalars(select(jobs.c.id).where(is_one_of(connection, jobs.c.id, ids))))
 
 
 def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:

@@ -140,13 +140,20 @@ jobs = Table(
     CheckConstraint("(batch_id IS NULL) = (line IS NULL)", name="line_of_batch"),
     postgresql_with=HOT_ROWS,
 )
-# What waits: unpublished rows in the order of their publication, then the published ones by age.
+# What no message announced yet, in the order in which it will be.
+_UNPUBLISHED = (jobs.c.status == "queued") & jobs.c.published_at.is_(None)
+Index(
+    "jobs_unpublished",
+    jobs.c.model,
+    jobs.c.priority.desc(),
+    jobs.c.seq,
+    postgresql_where=_UNPUBLISHED,
+    sqlite_where=_UNPUBLISHED,
+)
 Index(
     "jobs_queued",
     jobs.c.model,
     jobs.c.published_at,
-    jobs.c.priority.desc(),
-    jobs.c.seq,
     postgresql_where=jobs.c.status == "queued",
     sqlite_where=jobs.c.status == "queued",
 )

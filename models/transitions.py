@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
 
-from models.columns import now
+from models.columns import constant, now
 from models.rows import Moved
 from models.status import UNFINISHED, Status
 from models.tables import jobs
@@ -21,8 +21,8 @@ _MESSAGES = {
     "attempts_exhausted": "Too many workers were lost while they ran this job.",
 }
 _MOVED = (jobs.c.id, jobs.c.batch_id, jobs.c.status)
-_IS_QUEUED = jobs.c.status == Status.QUEUED
-_IS_RUNNING = jobs.c.status == Status.IN_PROGRESS
+_IS_QUEUED = jobs.c.status == constant(Status.QUEUED)
+_IS_RUNNING = jobs.c.status == constant(Status.IN_PROGRESS)
 _IS_LATE = jobs.c.deadline.is_not(None) & (jobs.c.deadline <= now())
 
 
@@ -49,10 +49,10 @@ def expire_queued(connection: Connection, limit: int) -> list[Moved]:
         .order_by(jobs.c.deadline)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    )
+    ).cte("late")
     rows = connection.execute(
         update(jobs)
-        .where(jobs.c.id.in_(late.scalar_subquery()))
+        .where(jobs.c.id == late.c.id)
         .values(
             status=Status.EXPIRED,
             finished_at=now(),
