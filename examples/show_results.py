@@ -11,23 +11,19 @@ WIDTH = 76
 
 def main(prompts: Path, results: Path) -> None:
     """Show the first results in the order of the file; both files are JSONL, one line a prompt."""
-    asked = {custom_id(line, number): line for number, line in enumerate(read(prompts), start=1)}
-    answered = list(read(results))
+    asked = {line.get("custom_id") or number: line for number, line in read(prompts).items()}
+    answered = list(read(results).values())
     for line in answered[:MAX_SHOWN]:
-        print(f"\n  {prompt_of(asked.get(line['custom_id'], {}))}")
+        print(f"\n  {prompt_of(asked[line['custom_id'] or line['line']])}")
         print(f"    -> {one_line(answer_of(line))}")
     if len(answered) > MAX_SHOWN:
         print(f"\n  ... and {len(answered) - MAX_SHOWN} more in {results}")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
-def custom_id(line: dict[str, Any], number: int) -> str:
-    """The name a line goes by: its own, or its number."""
-    return str(line.get("custom_id", number))
+def read(path: Path) -> dict[int, dict[str, Any]]:
+    """The objects of a JSONL file by the number of their line, from 1."""
+    with path.open(encoding="utf-8") as lines:
+        return {number: json.loads(line) for number, line in enumerate(lines, start=1) if line.strip()}
 
 
 def prompt_of(line: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """docker-compose.yml and deploy/Dockerfile, checked without a Docker engine: form first, then meaning."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -92,6 +93,14 @@ def test_command_exists(name: str) -> None:
 
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in words if word.startswith("--"))
+
+
+@pytest.mark.parametrize("name", ["api", "worker"])
+def test_health_check_is_python(name: str) -> None:
+    program, option, code = SERVICES[name]["healthcheck"]["test"][1:]
+
+    assert (program, option) == ("python", "-c")
+    ast.parse(code)
 
 
 def test_redis_keeps_its_queue() -> None:

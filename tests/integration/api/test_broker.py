@@ -1,6 +1,7 @@
 """Hints: in Redis soon after the answer, and no answer later for a Redis that is away."""
 
 import base64
+import socket
 import time
 from collections.abc import Iterator
 
@@ -65,3 +66,19 @@ def test_submitting_does_not_wait_for_a_redis_that_is_away(client: TestClient, d
     assert time.monotonic() - started < 1
     time.sleep(0.3)  # the publisher has tried and given the rows back: a keeper will find them
     assert len(Store(database).take_unpublished(10)) == 5
+
+
+class TestWithSilentRedis:
+    """The service with a Redis that takes connections and says nothing, as a stopped process does."""
+
+    @pytest.fixture
+    def settings(self) -> Iterator[Settings]:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            yield load_settings(redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", model="demo")
+
+    def test_submitting_is_not_slowed(self, client: TestClient, database: Database) -> None:
+        started = time.monotonic()
+        answers = [client.post("/v1/completions", json=BACKGROUND) for _ in range(5)]
+
+        assert all(answer.status_code == 200 for answer in answers)
+        assert time.monotonic() - started < 1
