@@ -1,6 +1,6 @@
 """Records to column values and rows to records. No queries."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -29,6 +29,11 @@ from models.records import (
 )
 from models.status import BatchStatus, Status
 
+DEADLINE_EXCEEDED = JobError("deadline_exceeded", "The deadline passed before the job was finished.")
+_REASONS = {
+    Status.EXPIRED: DEADLINE_EXCEEDED,
+    Status.FAILED: JobError("internal_error", "The job failed without saying why."),
+}
 MAX_MESSAGE_CHARS = 2000  # of a stored error; a stack of library text is cut
 
 
@@ -65,12 +70,13 @@ def error_values(error: JobError | None) -> dict[str, str | None]:
 
 
 def outcome_values(outcome: Outcome) -> dict[str, Any]:
-    """An outcome without its completions."""
+    """An outcome without its completions. One without a reason gets the general one of its status."""
+    error = outcome.error or _REASONS.get(outcome.status)
     return {
         "id": outcome.id,
         "attempt": outcome.attempt,
         "status": outcome.status.value,
-        **error_values(outcome.error),
+        **error_values(error),
     }
 
 
@@ -169,8 +175,3 @@ def batch_record(row: RowMapping) -> BatchRecord:
 def worker_record(row: RowMapping) -> WorkerRecord:
     """Read a row of `workers`."""
     return WorkerRecord(**row)
-
-
-def in_columns(rows: Sequence[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-    """Turn rows into one list per column, the form of unnest."""
-    return {name: [row[name] for row in rows] for name in names}

@@ -16,6 +16,10 @@ from models.rows import Moved, completion_values, job_values, outcome_values
 from models.status import Status
 from models.tables import completions, jobs, payloads, workers
 
+_CLAIMED = select(
+    *(jobs.c.id, jobs.c.attempt, jobs.c.endpoint, jobs.c.model, jobs.c.priority, jobs.c.deadline),
+    *(jobs.c.suspicion, jobs.c.tenant, payloads.c.body),
+).join(payloads, payloads.c.job_id == jobs.c.id)
 _FINISH = text("""
     UPDATE jobs
     SET status = iif(jobs.cancel_requested, 'cancelled', outcome.status),
@@ -60,8 +64,7 @@ def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Seque
         .values(status=Status.IN_PROGRESS, owner=worker_id, attempt=jobs.c.attempt + 1, started_at=now())
         .returning(jobs.c.id)
     ).all()
-    rows = select(jobs, payloads.c.body).join(payloads, payloads.c.job_id == jobs.c.id)
-    return connection.execute(rows.where(is_one_of(connection, jobs.c.id, taken))).all() if taken else []
+    return connection.execute(_CLAIMED.where(is_one_of(connection, jobs.c.id, taken))).all()
 
 
 def finish(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome]) -> list[Moved]:

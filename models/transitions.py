@@ -9,14 +9,13 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_, select, update
 
 from models.columns import constant, now
-from models.rows import Moved
+from models.rows import DEADLINE_EXCEEDED, Moved
 from models.status import UNFINISHED, Status
 from models.tables import jobs
 
 MAX_SOLO_CRASHES = 2  # confirmed crashes while decoding alone: the row itself kills workers
-DEADLINE_EXCEEDED = "deadline_exceeded"
 _MESSAGES = {
-    DEADLINE_EXCEEDED: "The deadline passed before the job was finished.",
+    DEADLINE_EXCEEDED.code: DEADLINE_EXCEEDED.message,
     "worker_crashed": "The worker crashed twice while it ran this job alone.",
     "attempts_exhausted": "Too many workers were lost while they ran this job.",
 }
@@ -56,8 +55,8 @@ def expire_queued(connection: Connection, limit: int) -> list[Moved]:
         .values(
             status=Status.EXPIRED,
             finished_at=now(),
-            error_code=DEADLINE_EXCEEDED,
-            error_message=_MESSAGES[DEADLINE_EXCEEDED],
+            error_code=DEADLINE_EXCEEDED.code,
+            error_message=DEADLINE_EXCEEDED.message,
         )
         .returning(*_MOVED)
     )
@@ -101,7 +100,7 @@ def _give_back(
     """Running rows become queued and unpublished, or final by the first reason that holds."""
     endings = [
         (jobs.c.cancel_requested, Status.CANCELLED, None),
-        (_IS_LATE, Status.EXPIRED, DEADLINE_EXCEEDED),
+        (_IS_LATE, Status.EXPIRED, DEADLINE_EXCEEDED.code),
         *((reason, Status.FAILED, code) for reason, code in fatal),
     ]
     ends = or_(*(reason for reason, _, _ in endings))
