@@ -5,7 +5,7 @@ import time
 import orjson
 
 from api.rendering import job_body
-from cli.main import write_out
+from cli.console import write_out
 from models.database import Database
 from models.errors import NotFound
 from models.ids import parse_job_id

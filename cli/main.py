@@ -1,6 +1,5 @@
 """The commands and their options. Nothing heavy is imported before a command runs: --help must answer at once."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -165,19 +164,10 @@ def db_check() -> None:
 @config_app.command("show")
 def config_show() -> None:
     """Print every setting as JSON, secrets masked."""
+    from cli.console import write_out
     from models.settings import load_settings
 
     write_out(load_settings().model_dump_json(indent=2))
-
-
-def write_out(text: str) -> None:
-    """Data goes to stdout; a reader that closed the pipe ends us quietly."""
-    try:
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(EXIT_FAILURE) from None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from pydantic import SecretStr
+from redis import Redis
 from rich.console import Console
 
 from cli.children import WorkerProcess
@@ -26,6 +27,7 @@ from cli.source import Source, fingerprint, open_source
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
+from models.messages import MARKER_KEY
 from models.records import BatchRecord, NewBatch
 from models.requests import ENDPOINTS
 from models.settings import DEMO, NOOP, Settings
@@ -146,6 +148,7 @@ class _Run:
         """Start Redis and a worker, feed it, watch; returns the batch occupancy, if the worker could be asked."""
         if self._settings.redis_url is None:
             url = self._stack.enter_context(embedded_redis(self._folder / "redis", keep=False))
+            _begin_with_empty_broker(store, url)
             self._settings = self._settings.model_copy(update={"redis_url": SecretStr(url)})
         worker = WorkerProcess(self._settings, self._folder / "worker.log")
         self._stack.callback(worker.stop)
@@ -224,6 +227,13 @@ class _Run:
         engines = [reply["pool"]["engine"] for reply in replies.values() if "engine" in reply.get("pool", {})]
         slots = sum(engine["steps"] * engine["rows"] for engine in engines)
         return sum(engine["row_steps"] for engine in engines) / slots if slots else None
+
+
+def _begin_with_empty_broker(store: Store, url: str) -> None:
+    """What an earlier invocation announced went with its Redis; say so once, before a keeper finds out by itself."""
+    store.unpublish_queued()
+    with Redis.from_url(url) as redis:
+        redis.set(MARKER_KEY, "1")
 
 
 def _names(settings: Settings) -> frozenset[str]:

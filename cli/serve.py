@@ -21,6 +21,7 @@ from models.settings import REDIS_URL_FILE, Settings
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+SHUTDOWN_SECONDS = 5  # a client that waits for its answer must not hold the service up for minutes
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -34,7 +35,13 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
 
     logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
     refuse_unsafe_bind(settings, host)
-    uvicorn.run(create_app(settings, Database(settings.database)), host=host, port=port, log_config=None)
+    uvicorn.run(
+        create_app(settings, Database(settings.database)),
+        host=host,
+        port=port,
+        log_config=None,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
 
 
 def serve_all(settings: Settings, *, host: str, port: int) -> int:

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from models.errors import BrokerUnavailable
-from models.messages import GENERATE_CHUNK, MARKER_KEY, UNACKED_KEYS, chunk_messages, redis_lists
+from models.messages import GENERATE_CHUNK, MARKER_KEY, chunk_messages, redis_lists
 from models.records import Hint
 from models.store import Store
 
@@ -73,9 +73,12 @@ class HintRepair:
         return 0
 
     def _is_quiet(self) -> bool:
-        """Whether no message of our model waits or is on its way; then a queued row's message was lost."""
+        """Whether no message of our model waits; then a row that is still queued some time later has lost its own.
+
+        Messages popped and not yet claimed are not counted: they may be in the hands of a dead worker, and a second
+        message for a row costs nothing, nor do they pile up, as the queue is no longer empty then.
+        """
         with self._redis.pipeline(transaction=False) as pipeline:
             for name in redis_lists(self.model):
                 pipeline.llen(name)
-            pipeline.hlen(UNACKED_KEYS["unacked_key"])
             return not any(pipeline.execute())

@@ -44,6 +44,10 @@ class Slot:
             return cls(f"{socket.gethostname()}/{home}/{number}", lock)
         raise RuntimeError(f"{MAX_SLOTS} workers already run from {state_dir}")
 
+    def leave(self) -> None:
+        """Free the seat, as the system does when the process ends."""
+        self.lock.close()
+
 
 def _identity(path: Path) -> str:
     """A random name of the state directory, made once: two of them on one host are different places."""

@@ -142,6 +142,7 @@ class Mill:
         held = len(self._ledger)
         self._try(lambda: self._claims.release(self._lease.worker_id))
         self._try(self._lease.end)
+        self._slot.leave()
         log.info("stopped, %d rows given back", held, extra={"action": "stopped"})
 
     def stats(self) -> dict[str, Any]:
