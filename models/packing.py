@@ -40,7 +40,10 @@ def unpack_logprobs(packed: bytes) -> tuple[float | None, ...]:
 
 
 def dump_json(value: Mapping[str, Any] | list[Any]) -> str:
-    """Write JSON text for a text column: NUL and half surrogate pairs stay escaped, so any database takes it."""
+    """Write JSON text for a text column: NUL and half surrogate pairs stay escaped, so any database takes it.
+
+    A number that is not finite becomes null, as JSON has no word for it.
+    """
     try:
         return orjson.dumps(value).decode()
     except TypeError:  # a huge integer or half a surrogate pair, in the body of a refused line

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, Uuid, exists, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, Uuid, exists, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
 from models.columns import is_one_of, now
@@ -16,7 +16,7 @@ from models.rows import Moved, completion_values, job_values, outcome_values
 from models.status import Status
 from models.tables import completions, jobs, payloads, workers
 
-_CLAIMED = select(
+_CLAIMED: Select[Any] = select(
     *(jobs.c.id, jobs.c.attempt, jobs.c.endpoint, jobs.c.model, jobs.c.priority, jobs.c.deadline),
     *(jobs.c.suspicion, jobs.c.tenant, payloads.c.body),
 ).join(payloads, payloads.c.job_id == jobs.c.id)
