@@ -10,7 +10,7 @@ EOS = 2
 VOCAB_SIZE = 199
 
 
-def tiny_llama(folder: Path, *, scale: float = 4.0, **changes: Any) -> LlamaForCausalLM:
+def tiny_llama(folder: Path, *, scale: float = 4.0, **changes: object) -> LlamaForCausalLM:
     """Save a random two-layer Llama and return Hugging Face's own model of it, float32.
 
     Weights are scaled up: near-equal logits would let rounding decide a greedy tie.
@@ -31,7 +31,8 @@ def tiny_llama(folder: Path, *, scale: float = 4.0, **changes: Any) -> LlamaForC
         "attention_dropout": 0.0,
     }
     torch.manual_seed(7)
-    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    model: LlamaForCausalLM = LlamaForCausalLM(LlamaConfig(**{**settings, **changes}))
+    model.train(False)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

@@ -26,9 +26,9 @@ LLAMA3 = {
 
 def attend_causally(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """One sequence that fills the whole of N."""
-    heads = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
-    return out[0].transpose(0, 1).reshape(q.shape[0], -1)
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    return out[0].transpose(0, 1).flatten(1)
 
 
 @pytest.mark.parametrize(

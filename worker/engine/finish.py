@@ -1,0 +1,62 @@
+"""From a sequence that ended to its output: cut, detokenise, collect what the client asked to see."""
+
+import math
+
+from worker.engine.sequence import Sequence
+from worker.engine.tokenizer import Tokenizer
+from worker.engine.types import Output, RowError, TokenLogprobs
+
+
+def finish(sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None) -> Output:
+    """Make the output of a sequence that generated these tokens, its stop token included."""
+    if not all(math.isfinite(logprob) for logprob in logprobs):
+        message = "the model's scores are not numbers; the checkpoint or the dtype cannot answer this prompt"
+        return Output(sequence.request_id, error=RowError("non_finite_scores", message))
+    num_tokens, reason = sequence.cut(token_ids)
+    kept = token_ids[:num_tokens]
+    output = Output(
+        request_id=sequence.request_id,
+        prompt_token_ids=sequence.prompt_token_ids,
+        token_ids=kept,
+        logprobs=logprobs[:num_tokens],
+        text=_text(sequence, kept, tokenizer),
+        finish_reason=reason,
+        details=_details(sequence, kept, logprobs, tokenizer=tokenizer),
+    )
+    return output
+
+
+def _text(sequence: Sequence, token_ids: list[int], tokenizer: Tokenizer | None) -> str:
+    if sequence.stop_search is not None and sequence.stop_search.end is not None:
+        return sequence.stop_search.text()
+    if tokenizer is None:
+        return ""
+    return tokenizer.decode(token_ids, skip_special_tokens=sequence.params.skip_special_tokens)
+
+
+def _details(
+    sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
+) -> list[TokenLogprobs] | None:
+    """Describe each kept token; None where the request did not ask."""
+    if sequence.params.top_logprobs is None:
+        return None
+    stream = tokenizer and tokenizer.stream(skip_special_tokens=sequence.params.skip_special_tokens)
+    details = []
+    for index, token_id in enumerate(token_ids):
+        top = sequence.top[index] if sequence.top else ()
+        details.append(
+            TokenLogprobs(
+                token=_token_text(token_id, tokenizer),
+                logprob=logprobs[index],
+                top=tuple((_token_text(other, tokenizer), other, logprob) for other, logprob in top),
+                text_offset=len(stream.text) if stream else 0,
+            )
+        )
+        if stream:
+            stream.push(token_id)
+    return details
+
+
+def _token_text(token_id: int, tokenizer: Tokenizer | None) -> str:
+    """Text of one token alone; half a character shows as U+FFFD."""
+    return tokenizer.decode([token_id], skip_special_tokens=False) if tokenizer else ""

@@ -1,0 +1,92 @@
+"""From a model folder to a model ready to run: device, dtype, weights in their fast layout, what to say of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from worker.engine.checkpoint import find_folder, find_weight_files, hash_files, load_state_dict
+from worker.engine.linear import pack, packing_works
+from worker.engine.spec import DTYPES, Spec, load_spec
+from worker.engine.types import EngineError
+from worker.engine.weights import Weights, from_state_dict, map_matrices
+
+# Raise it with any change that may alter a token or a logprob: it is part of every fingerprint.
+ENGINE_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded decoder."""
+
+    name: str
+    folder: Path
+    spec: Spec
+    weights: Weights
+    device: torch.device
+    dtype: torch.dtype
+    num_parameters: int
+    fingerprint: str
+    fast_paths: dict[str, str]
+
+
+def load_model(path: Path, *, device: str, dtype: str) -> Model:
+    """Load a checkpoint. Raises EngineError with one sentence for anything that is wrong with it or the settings."""
+    folder = find_folder(path)
+    spec = load_spec(folder)
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, spec=spec, device=torch_device)
+    files = find_weight_files(path)
+    state = {name: tensor.to(torch_device, torch_dtype) for name, tensor in load_state_dict(files).items()}
+    weights = from_state_dict(spec, state)
+    num_parameters = sum(tensor.numel() for tensor in weights.tensors())
+    weights, fast_paths = _speed_up(weights, device=torch_device, dtype=torch_dtype)
+    digest = hash_files([folder / "config.json", *files])
+    dtype_name = str(torch_dtype).removeprefix("torch.")
+    return Model(
+        name=folder.resolve().name,
+        folder=folder,
+        spec=spec,
+        weights=weights,
+        device=torch_device,
+        dtype=torch_dtype,
+        num_parameters=num_parameters,
+        fingerprint=f"{ENGINE_VERSION}-{torch_device.type}-{dtype_name}-{digest}",
+        fast_paths=fast_paths,
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise EngineError(f"device {device!r} is not known; auto, cpu and cuda are")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise EngineError(f"device {device} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def choose_dtype(dtype: str, *, spec: Spec, device: torch.device) -> torch.dtype:
+    """Turn a dtype's name into a dtype; "auto" is float32 on a CPU and the checkpoint's own on CUDA."""
+    if dtype not in ("auto", *DTYPES):
+        raise EngineError(f"dtype {dtype!r} is not known; auto, {', '.join(DTYPES)} are")
+    name = dtype
+    if dtype == "auto":
+        name = "float32" if device.type == "cpu" else spec.dtype
+    if name == "float16" and device.type == "cpu":
+        raise EngineError("dtype float16 needs a CUDA device; use float32 or bfloat16 on a CPU")
+    chosen: torch.dtype = getattr(torch, name)
+    return chosen
+
+
+def _speed_up(weights: Weights, *, device: torch.device, dtype: torch.dtype) -> tuple[Weights, dict[str, str]]:
+    """Re-lay the matrices where that helps, and name what is in use."""
+    attention = {"attention": "scaled_dot_product_attention"}
+    if device.type == "cpu" and packing_works(dtype):
+        return map_matrices(weights, pack), {"linear": "oneDNN packed"} | attention
+    return weights, {"linear": "plain"} | attention

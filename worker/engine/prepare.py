@@ -1,0 +1,107 @@
+"""From a request to a sequence: tokenise, check against the model, refuse with a named error. Holds no row state."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+from worker.engine.chat import ChatTemplate
+from worker.engine.sequence import Sequence, StopSearch
+from worker.engine.tokenizer import Tokenizer
+from worker.engine.types import Request, RowError, SamplingParams
+
+MAX_STOP_TOKEN_IDS = 8  # a request's own, beside the model's
+
+
+@dataclass(frozen=True, slots=True)
+class Preparer:
+    """What of a model a request is checked against. Immutable, so any thread may use it."""
+
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+
+    def prepare(self, request: Request) -> Sequence:
+        """Tokenise and check. Raises RowError; the same request fails the same way again."""
+        token_ids = self._encode(request)
+        if not token_ids:
+            raise RowError("empty_prompt", "the prompt holds no tokens")
+        params = request.params
+        return Sequence(
+            request_id=request.id,
+            prompt_token_ids=token_ids,
+            params=params,
+            max_new_tokens=self._max_new_tokens(len(token_ids), params),
+            stop_token_ids=self._stop_token_ids(params),
+            stop_search=self._stop_search(params),
+        )
+
+    def _encode(self, request: Request) -> list[int]:
+        if (request.prompt is None) == (request.messages is None):
+            raise RowError("invalid_value", "a request needs exactly one of prompt and messages")
+        if request.messages is not None:
+            return self._encode_messages(request.messages)
+        if not isinstance(request.prompt, str):
+            return self._check_ids(request.prompt or ())
+        if self.tokenizer is None:
+            raise RowError("unsupported_parameter", "this model has no tokenizer: send the prompt as token ids")
+        try:
+            return self.tokenizer.encode(request.prompt, add_special_tokens=request.params.add_special_tokens)
+        except (UnicodeError, TypeError, ValueError) as error:
+            raise RowError("invalid_unicode", "the prompt is not valid Unicode") from error
+
+    def _encode_messages(self, messages: Items[Mapping[str, str]]) -> list[int]:
+        if self.chat_template is None:
+            raise RowError(
+                "unsupported_parameter", "this model has no chat template: send a prompt instead of messages"
+            )
+        if not messages or not all(_is_message(message) for message in messages):
+            raise RowError("invalid_messages", "messages must be objects whose role and content are strings")
+        try:
+            return self.chat_template.encode(messages)
+        except UnicodeError as error:
+            raise RowError("invalid_unicode", "the messages are not valid Unicode") from error
+
+    def _check_ids(self, ids: Items[int]) -> list[int]:
+        for index, token_id in enumerate(ids):
+            if type(token_id) is not int or not 0 <= token_id < self.vocab_size:
+                limit = self.vocab_size - 1
+                raise RowError("invalid_token_id", f"prompt[{index}] must be a token id from 0 to {limit}")
+        return list(ids)
+
+    def _max_new_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+        left = self.max_model_len - num_prompt_tokens
+        wanted = max(left, 1) if params.max_tokens is None else params.max_tokens
+        if wanted < 1:
+            raise RowError("invalid_value", "max_tokens must be at least 1")
+        if wanted > left:
+            limit = "not set" if params.max_tokens is None else str(params.max_tokens)
+            raise RowError(
+                "context_length_exceeded",
+                f"the prompt's {num_prompt_tokens} tokens and max_tokens ({limit}) exceed"
+                f" the context length of {self.max_model_len} tokens",
+            )
+        return wanted
+
+    def _stop_token_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        if len(set(params.stop_token_ids)) > MAX_STOP_TOKEN_IDS:
+            raise RowError("invalid_value", f"stop_token_ids may hold at most {MAX_STOP_TOKEN_IDS} ids")
+        eos = () if params.ignore_eos else self.eos_token_ids
+        return tuple(dict.fromkeys(index for index in (*eos, *params.stop_token_ids) if 0 <= index < self.vocab_size))
+
+    def _stop_search(self, params: SamplingParams) -> StopSearch | None:
+        stops = tuple(stop for stop in params.stop if stop)
+        if not stops:
+            return None
+        if self.tokenizer is None:
+            raise RowError("unsupported_parameter", "this model has no tokenizer: stop strings need one")
+        stream = self.tokenizer.stream(skip_special_tokens=params.skip_special_tokens)
+        return StopSearch(stream, stops, include_stop=params.include_stop_str_in_output)
+
+
+def _is_message(message: object) -> bool:
+    """Role and content must be there; templates read other keys as they please."""
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        return False
+    return all(isinstance(key, str) and isinstance(value, str) for key, value in message.items())

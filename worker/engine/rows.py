@@ -1,0 +1,138 @@
+"""What the device knows of each row: a struct of arrays, one entry a slot, rows [0, B) live."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from worker.engine.linear import round_up
+from worker.engine.sampling import Features, SamplingState
+from worker.engine.sequence import Sequence
+
+_OUTPUT_STEP_TOKENS = 256  # output buffers grow in these steps
+
+
+@dataclass(slots=True)
+class Rows:
+    """Row state of S slots. Invariant: every tensor's first axis is the slot, so `move` moves a row whole."""
+
+    token: Tensor  # [S] int64, the newest token, not yet in the cache
+    position: Tensor  # [S] int64, where that token goes
+    generated: Tensor  # [S] int64
+    max_new_tokens: Tensor  # [S] int64
+    done: Tensor  # [S] bool
+    stop_ids: Tensor  # [S, N] int64, -1 where unused
+    temperature: Tensor  # [S] float32
+    top_k: Tensor  # [S] int64
+    top_p: Tensor  # [S] float32
+    min_p: Tensor  # [S] float32
+    seed: Tensor  # [S] int64
+    min_tokens: Tensor  # [S] int64
+    output_ids: Tensor  # [S, M] int64
+    output_logprobs: Tensor  # [S, M] float32
+
+    @classmethod
+    def allocate(cls, num_slots: int, *, max_stop_ids: int, device: torch.device) -> "Rows":
+        """Make S empty rows."""
+
+        def integers() -> Tensor:
+            return torch.zeros(num_slots, dtype=torch.int64, device=device)
+
+        def floats() -> Tensor:
+            return torch.zeros(num_slots, dtype=torch.float32, device=device)
+
+        return cls(
+            token=integers(),
+            position=integers(),
+            generated=integers(),
+            max_new_tokens=integers(),
+            done=torch.zeros(num_slots, dtype=torch.bool, device=device),
+            stop_ids=torch.full((num_slots, max_stop_ids), -1, device=device),
+            temperature=floats(),
+            top_k=integers(),
+            top_p=floats(),
+            min_p=floats(),
+            seed=integers(),
+            min_tokens=integers(),
+            output_ids=torch.zeros(num_slots, 0, dtype=torch.int64, device=device),
+            output_logprobs=torch.zeros(num_slots, 0, dtype=torch.float32, device=device),
+        )
+
+    def move(self, dst: int, src: int) -> None:
+        """Copy a whole row to another slot."""
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            tensor[dst] = tensor[src]
+
+    def start(self, first: int, sequences: Items[Sequence]) -> None:
+        """Fill rows [first, first + n) for newly admitted sequences."""
+        rows = slice(first, first + len(sequences))
+        params = [sequence.params for sequence in sequences]
+        width = self.stop_ids.shape[1]
+        self._set("position", rows, [len(sequence.prompt_token_ids) for sequence in sequences])
+        self._set("max_new_tokens", rows, [sequence.max_new_tokens for sequence in sequences])
+        self._set("stop_ids", rows, [pad_ids(sequence.stop_token_ids, width) for sequence in sequences])
+        self._set("temperature", rows, [param.temperature for param in params])
+        self._set("top_k", rows, [max(param.top_k, 0) for param in params])
+        self._set("top_p", rows, [param.top_p for param in params])
+        self._set("min_p", rows, [param.min_p for param in params])
+        self._set("seed", rows, [param.seed for param in params])
+        self._set("min_tokens", rows, [param.min_tokens for param in params])
+        self.generated[rows] = 0
+        self.done[rows] = False
+        self._grow(max(sequence.max_new_tokens for sequence in sequences))
+
+    def _set(self, name: str, rows: slice, values: object) -> None:
+        tensor: Tensor = getattr(self, name)
+        tensor[rows] = torch.tensor(values, dtype=tensor.dtype).to(tensor.device)
+
+    def _grow(self, max_new_tokens: int) -> None:
+        """Widen the output buffers."""
+        more = round_up(max_new_tokens, _OUTPUT_STEP_TOKENS) - self.output_ids.shape[1]
+        if more > 0:
+            self.output_ids = torch.nn.functional.pad(self.output_ids, (0, more))
+            self.output_logprobs = torch.nn.functional.pad(self.output_logprobs, (0, more))
+
+    def sampling(self, rows: slice | Tensor) -> SamplingState:
+        """Take the settings of some rows, by range or by index [B]."""
+        return SamplingState(
+            temperature=self.temperature[rows],
+            top_k=self.top_k[rows],
+            top_p=self.top_p[rows],
+            min_p=self.min_p[rows],
+            seed=self.seed[rows],
+            generated=self.generated[rows],
+            min_tokens=self.min_tokens[rows],
+            stop_ids=self.stop_ids[rows],
+        )
+
+    def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
+        """Append tokens [B] and logprobs [B] to rows, and mark those that ended: a stop token, or the last allowed."""
+        index = self.generated[rows, None]
+        self.output_ids[rows].scatter_(1, index, tokens[:, None])
+        self.output_logprobs[rows].scatter_(1, index, logprobs[:, None])
+        self.generated[rows] += 1
+        self.token[rows] = tokens
+        stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
+        self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows])
+
+    def output(self, row: int, num_tokens: int) -> tuple[list[int], list[float]]:
+        """Read the first tokens of a row and their logprobs back to the host."""
+        return self.output_ids[row, :num_tokens].tolist(), self.output_logprobs[row, :num_tokens].tolist()
+
+
+def pad_ids(ids: Items[int], width: int) -> list[int]:
+    """Fill a list of ids up with -1, which no token equals."""
+    return [*ids, *[-1] * (width - len(ids))]
+
+
+def features_of(sequences: Items[Sequence]) -> Features:
+    """Name what any of the sequences asks of the sampler."""
+    sampled = [sequence.params for sequence in sequences if sequence.params.temperature > 0]
+    return Features(
+        sampled=bool(sampled),
+        filtered=any(params.top_k > 0 or params.top_p < 1 for params in sampled),
+        min_p=any(params.min_p > 0 for params in sampled),
+        min_tokens=any(sequence.params.min_tokens > 0 for sequence in sequences),
+    )

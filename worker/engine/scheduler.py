@@ -1,0 +1,65 @@
+"""Who runs: the queue, admission to free rows, compaction. Host only: holds no tensors and imports no torch."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from worker.engine.sequence import Sequence
+
+# Prompt tokens of one packed prefill: enough to keep the matrix products busy, little enough for the activations.
+PREFILL_TOKENS = 2048
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Waiting sequences in order of arrival, live ones by row. Invariant: rows [0, num_live) are live, no holes."""
+
+    max_rows: int
+    fits: Callable[[int, int], bool]  # (rows, longest of them in tokens) -> whether the cache may hold them
+    waiting: OrderedDict[str, Sequence] = field(default_factory=OrderedDict)
+    live: list[Sequence] = field(default_factory=list)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence behind those that wait."""
+        self.waiting[sequence.request_id] = sequence
+
+    def cancel(self, request_id: str) -> bool:
+        """Drop a waiting sequence, or mark a live one to leave at the next step."""
+        if self.waiting.pop(request_id, None) is not None:
+            return True
+        for sequence in self.live:
+            if sequence.request_id == request_id and not sequence.cancelled:
+                sequence.cancelled = True
+                return True
+        return False
+
+    def admit(self) -> list[Sequence]:
+        """Move sequences to free rows, in order of arrival, and give them longest prompt first.
+
+        Stops at the prefill's token limit or the cache's; one sequence is always taken when no row is live.
+        """
+        admitted: list[Sequence] = []
+        num_tokens, longest = 0, max((sequence.max_length for sequence in self.live), default=0)
+        while self.waiting and len(self.live) + len(admitted) < self.max_rows:
+            sequence = next(iter(self.waiting.values()))
+            num_tokens += len(sequence.prompt_token_ids)
+            longest = max(longest, sequence.max_length)
+            if admitted and num_tokens > PREFILL_TOKENS:
+                break
+            if not self.fits(len(self.live) + len(admitted) + 1, longest):
+                break
+            admitted.append(self.waiting.popitem(last=False)[1])
+        admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
+        self.live += admitted
+        return admitted
+
+    def remove(self, rows: set[int]) -> list[tuple[int, int]]:
+        """Take rows out; give the moves (dst, src) that close the holes with the last live rows."""
+        keep = len(self.live) - len(rows)
+        holes = sorted(row for row in rows if row < keep)
+        tail = [row for row in range(keep, len(self.live)) if row not in rows]
+        moves = list(zip(holes, tail, strict=True))
+        for dst, src in moves:
+            self.live[dst] = self.live[src]
+        del self.live[keep:]
+        return moves

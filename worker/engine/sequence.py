@@ -1,0 +1,92 @@
+"""One prompt on its way through the engine, as the host sees it. No tensors."""
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+
+from worker.engine.tokenizer import TextStream
+from worker.engine.types import FinishReason, SamplingParams
+
+
+@dataclass(slots=True)
+class StopSearch:
+    """Looks for a row's stop strings in its growing text; a stop may cross token borders.
+
+    Remembers the text's length before each token, so that tokens can be cut where the text is cut.
+    """
+
+    stream: TextStream
+    stops: tuple[str, ...]
+    include_stop: bool
+    offsets: list[int] = field(default_factory=list)
+    end: int | None = None  # characters of text kept, once a stop was found
+
+    def push(self, token_id: int, *, may_stop: bool) -> bool:
+        """Add a token; say whether a stop string is now complete."""
+        before = len(self.stream.text)
+        self.offsets.append(before)
+        self.stream.push(token_id)
+        if may_stop:
+            self.end = self._find(before)
+        return self.end is not None
+
+    def _find(self, before: int) -> int | None:
+        """Find the earliest stop that ends in the text after `before`."""
+        text = self.stream.text
+        hits = [(text.find(stop, max(before - len(stop) + 1, 0)), stop) for stop in self.stops]
+        starts = [(start, start + len(stop)) for start, stop in hits if start >= 0]
+        if not starts:
+            return None
+        start, end = min(starts)
+        return end if self.include_stop else start
+
+    def num_tokens(self) -> int:
+        """Count the tokens whose text begins before the cut."""
+        return sum(offset < (self.end or 0) for offset in self.offsets)
+
+    def text(self) -> str:
+        """The text up to the cut."""
+        return self.stream.text[: self.end]
+
+
+@dataclass(slots=True)
+class Sequence:
+    """A tokenised request: what it may generate, and how far it is."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    stop_search: StopSearch | None = None
+    num_generated: int = 0
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
+    cancelled: bool = False
+
+    @property
+    def max_length(self) -> int:
+        """Cached positions it may come to need; the last token is never fed back."""
+        return len(self.prompt_token_ids) + self.max_new_tokens - 1
+
+    @property
+    def length(self) -> int:
+        """Positions in the cache after the newest token's predecessor was fed."""
+        return len(self.prompt_token_ids) + max(self.num_generated - 1, 0)
+
+    @property
+    def watched(self) -> bool:
+        """Whether the host must look at each token of this row."""
+        return self.stop_search is not None or bool(self.params.top_logprobs)
+
+    def observe(self, token_id: int) -> bool:
+        """Look at a new token, counted already; say whether a stop string ends the sequence here."""
+        if self.stop_search is None or token_id in self.stop_token_ids:
+            return False
+        return self.stop_search.push(token_id, may_stop=self.num_generated >= self.params.min_tokens)
+
+    def cut(self, token_ids: Items[int]) -> tuple[int, FinishReason]:
+        """Decide how many of the generated tokens are the answer, and why it ended."""
+        if self.stop_search is not None and self.stop_search.end is not None:
+            return self.stop_search.num_tokens(), "stop"
+        if token_ids and token_ids[-1] in self.stop_token_ids:
+            return len(token_ids) - 1, "stop"
+        return len(token_ids), "length"
