@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from models import packing
 
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
     st.none()
     | st.booleans()
