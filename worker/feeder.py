@@ -4,7 +4,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from models.claims import Claims
@@ -21,6 +21,13 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between tries while the database is away; the messages stay unacknowledged meanwhile
 IDLE_SECONDS = 0.2
+
+
+class Portion(NamedTuple):
+    """Ids of one delivery, taken to be claimed now."""
+
+    delivery: Delivery
+    ids: list[UUID]
 
 
 class Feeder(threading.Thread):
@@ -42,6 +49,7 @@ class Feeder(threading.Thread):
         self._claims, self._engine, self._lease = claims, engine, lease
         self._staging, self._ledger = staging, ledger
         self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
+        # (-priority, order of arrival, delivery): the higher priority first, then the earlier message
         self._inbox: queue.PriorityQueue[tuple[int, int, Delivery]] = queue.PriorityQueue()
         self._lock = threading.Lock()
         self._arrivals = 0
@@ -59,7 +67,7 @@ class Feeder(threading.Thread):
         return self._num_waiting + len(self._staging) < self._engine.info.rows
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take a message from the hub thread: no I/O here. Higher priority first, then order of arrival."""
+        """Take a message from the hub thread: no I/O here."""
         with self._lock:
             self._arrivals += 1
             self._num_waiting += len(delivery.ids)
@@ -74,53 +82,60 @@ class Feeder(threading.Thread):
         while not self._stopping.is_set():
             # One engine's worth of rows stands ready behind the live ones.
             room = self._staging.wait_for_room(self._engine.info.rows, IDLE_SECONDS)
-            deliveries = self._take(room)
-            if deliveries:
-                self._claim_until_done(deliveries)
+            portions = self._take(room)
+            if portions:
+                self._claim_until_done(portions)
 
-    def _take(self, room: int) -> list[Delivery]:
-        """Wait for a message, then take those that wait already, up to the room there is."""
-        taken: list[Delivery] = []
+    def _take(self, room: int) -> list[Portion]:
+        """Wait for a message, then take what waits already, up to the room there is; the rest of a long message stays
+        in the inbox, where another worker's message for the same ids may overtake it."""
+        portions: list[Portion] = []
         while room > 0:
             try:
-                _, _, delivery = self._inbox.get(block=not taken, timeout=IDLE_SECONDS)
+                place = self._inbox.get(block=not portions, timeout=IDLE_SECONDS)
             except queue.Empty:
                 break
-            taken.append(delivery)
-            room -= len(delivery.ids)
-        return taken
+            delivery = place[2]
+            ids = self._ledger.take(delivery, room)
+            portions.append(Portion(delivery, ids))
+            room -= len(ids)
+            if delivery.ids:
+                self._inbox.put(place)
+        return portions
 
-    def _claim_until_done(self, deliveries: list[Delivery]) -> None:
+    def _claim_until_done(self, portions: list[Portion]) -> None:
         """Try until the database answers; a claim that failed has claimed nothing."""
         while not self._stopping.is_set():
+            worker_id = self._lease.worker_id
             try:
-                worker_id = self._lease.worker_id
-                claimed = self._claim(worker_id, deliveries)
+                claimed = self._claim(worker_id, portions)
             except BatchmillError as error:
                 log.warning("claim failed, trying again", extra={"action": "claim_failed", "reason": str(error)})
                 self._stopping.wait(RETRY_SECONDS)
                 continue
-            self._note(deliveries, [Row(worker_id, job) for job in claimed])
+            self._note(portions, {job.id: Row(worker_id, job) for job in claimed})
             return
 
-    def _claim(self, worker_id: UUID, deliveries: list[Delivery]) -> list[ClaimedJob]:
-        ids = [job_id for delivery in deliveries if delivery.job is None for job_id in delivery.ids]
-        inline = {delivery.job.id: delivery.job for delivery in deliveries if delivery.job is not None}
+    def _claim(self, worker_id: UUID, portions: list[Portion]) -> list[ClaimedJob]:
+        ids = [job_id for portion in portions if portion.delivery.job is None for job_id in portion.ids]
+        inline = {portion.delivery.job.id: portion.delivery.job for portion in portions if portion.delivery.job}
         claimed = self._claims.claim(worker_id, ids) if ids else []
         if inline:
             claimed += self._claims.claim_inline(worker_id, list(inline.values()))
         return claimed
 
-    def _note(self, deliveries: list[Delivery], rows: list[Row]) -> None:
+    def _note(self, portions: list[Portion], claimed: dict[UUID, Row]) -> None:
         """Enter the rows in the ledger, tell Celery, stage what the engine accepts."""
-        delivery_of = {job_id: delivery for delivery in deliveries for job_id in delivery.ids}
-        for row in rows:
-            self._ledger.hold(row, delivery_of[row.job.id])
+        done, rows = [], []
+        for delivery, ids in portions:
+            mine = [claimed.pop(job_id) for job_id in ids if job_id in claimed]  # an id may stand in two messages
+            rows += mine
+            if self._ledger.hold(delivery, ids, mine):
+                done.append(delivery)
         with self._lock:
-            self._num_waiting -= sum(len(delivery.ids) for delivery in deliveries)
-        empty = [delivery for delivery in deliveries if not delivery.num_open]  # done, cancelled or held elsewhere
-        self._on_accepted(deliveries)
-        self._on_finished(empty)
+            self._num_waiting -= sum(len(ids) for _, ids in portions)
+        self._on_accepted([delivery for delivery, _ in portions])
+        self._on_finished(done)
         self._staging.put([prepared for row in rows if (prepared := self._prepare(row)) is not None])
 
     def _prepare(self, row: Row) -> tuple[Row, Any] | None:

@@ -11,16 +11,15 @@ from models.errors import RequestError
 from models.ids import job_id_of_task
 from models.messages import MAX_CHUNK, redis_priority
 from models.records import ClaimedJob, CompletionRecord, JobError, NewJob, Outcome
-from models.requests import DEFAULT_PRIORITY, ENDPOINTS, CompletionRequest, parse_request, stored_body
+from models.requests import DEFAULT_PRIORITY, ENDPOINTS, CompletionRequest, parse_request, read_stored, stored_body
 from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine.types import Output, Request, SamplingParams
 
 
 def engine_request(job: ClaimedJob) -> Request:
-    """What the engine is asked for. The stored body was checked when the job was accepted; checking it again costs
-    little and meets rows written by another version. Raises models.errors.RequestError."""
-    request = parse_request(job.endpoint, job.body)
+    """What the engine is asked for. Raises RequestError where the body is another version's."""
+    request = read_stored(job.endpoint, job.body)
     params = SamplingParams(
         max_tokens=request.max_tokens,
         temperature=request.temperature,
@@ -39,8 +38,7 @@ def engine_request(job: ClaimedJob) -> Request:
     )
     if isinstance(request, CompletionRequest):
         return Request(str(job.id), prompt=request.prompt, params=params)
-    messages = [message.model_dump(exclude_none=True) for message in request.messages]
-    return Request(str(job.id), messages=messages, params=params)
+    return Request(str(job.id), messages=job.body["messages"], params=params)
 
 
 def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:

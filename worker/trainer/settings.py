@@ -8,11 +8,11 @@ from typing import Literal
 class TrainSettings:
     """The shape of the network, its vocabulary, and how long and how fast it learns."""
 
-    vocab_size: int = 2048  # with the end token
-    hidden_size: int = 192
-    intermediate_size: int = 512
-    num_layers: int = 6
-    num_heads: int = 6
+    vocab_size: int = 3072  # with the end token
+    hidden_size: int = 256
+    intermediate_size: int = 384
+    num_layers: int = 4
+    num_heads: int = 8
     num_kv_heads: int = 2
     head_dim: int = 32
     context_tokens: int = 256
@@ -20,13 +20,13 @@ class TrainSettings:
     saved_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the shipped weights; training is in float32
 
     max_entries: int | None = None  # None: the whole corpus; tests take a slice
-    validation_percent: int = 5
-    num_steps: int = 2400
+    validation_percent: int = 10  # of the methods
+    num_steps: int = 1600
     batch_tokens: int = 2048  # upper limit, padding included
     learning_rate: float = 3e-3
     final_learning_rate_ratio: float = 0.05
     warmup_steps: int = 100
-    weight_decay: float = 0.1
+    weight_decay: float = 0.3
     betas: tuple[float, float] = (0.9, 0.95)
     max_grad_norm: float = 1.0
     validation_interval_steps: int = 100

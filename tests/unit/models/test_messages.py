@@ -2,6 +2,8 @@
 
 from uuid import UUID
 
+import pytest
+
 from models.messages import chunk_messages, redis_lists, redis_priority
 from models.records import Hint
 
@@ -25,9 +27,11 @@ def test_chunks_never_mix_models_priorities_or_suspicion() -> None:
     ]
 
 
-def test_chunks_hold_at_most_their_size() -> None:
-    sizes = [len(message.ids) for message in chunk_messages((hint(n) for n in range(10)), size=4)]
-    assert sizes == [4, 4, 2]
+@pytest.mark.parametrize(("num_jobs", "longest"), [(10, 10), (100, 32), (6400, 100), (100_000, 256)])
+def test_long_submissions_travel_in_long_messages(num_jobs: int, longest: int) -> None:
+    messages = list(chunk_messages(hint(number) for number in range(num_jobs)))
+    assert max(len(message.ids) for message in messages) == longest
+    assert sum(len(message.ids) for message in messages) == num_jobs
 
 
 def test_lists_are_named_as_kombu_names_them() -> None:

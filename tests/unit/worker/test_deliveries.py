@@ -5,22 +5,47 @@ from uuid import UUID
 from tests.unit.worker.test_staging import row
 from worker.deliveries import Delivery, Ledger
 
+ONE, TWO, THREE = UUID(int=1), UUID(int=2), UUID(int=3)
+
 
 def test_message_is_done_when_its_last_row_is_let_go() -> None:
-    ledger, delivery = Ledger(), Delivery([UUID(int=1), UUID(int=2)])
-    ledger.hold(row(1), delivery)
-    ledger.hold(row(2), delivery)
-    assert ledger.let_go([UUID(int=1)]) == []
-    assert ledger.let_go([UUID(int=2)]) == [delivery]
+    ledger, delivery = Ledger(), Delivery([ONE, TWO])
+    assert ledger.take(delivery, 9) == [ONE, TWO]
+    assert not ledger.hold(delivery, [ONE, TWO], [row(1), row(2)])
+    assert ledger.let_go([ONE]) == []
+    assert ledger.let_go([TWO]) == [delivery]
     assert len(ledger) == 0
 
 
+def test_long_message_is_taken_in_portions() -> None:
+    ledger, delivery = Ledger(), Delivery([ONE, TWO, THREE])
+    assert ledger.take(delivery, 2) == [ONE, TWO]
+    ledger.hold(delivery, [ONE, TWO], [row(1), row(2)])
+    assert ledger.let_go([ONE, TWO]) == []
+    assert ledger.take(delivery, 2) == [THREE]
+    ledger.hold(delivery, [THREE], [row(3)])
+    assert ledger.let_go([THREE]) == [delivery]
+
+
+def test_message_whose_rows_others_have_is_done_at_once() -> None:
+    ledger, delivery = Ledger(), Delivery([ONE])
+    assert ledger.hold(delivery, ledger.take(delivery, 1), [])
+
+
 def test_row_let_go_twice_counts_once() -> None:
-    ledger, delivery = Ledger(), Delivery([UUID(int=1)])
-    ledger.hold(row(1), delivery)
-    assert ledger.let_go([UUID(int=1), UUID(int=1)]) == [delivery]
-    assert ledger.let_go([UUID(int=1)]) == []
+    ledger, delivery = Ledger(), Delivery([ONE])
+    ledger.hold(delivery, ledger.take(delivery, 1), [row(1)])
+    assert ledger.let_go([ONE, ONE]) == [delivery]
+    assert ledger.let_go([ONE]) == []
 
 
 def test_unknown_row_is_none() -> None:
     assert Ledger().row(UUID(int=7)) is None
+
+
+def test_acceptance_is_reported_once() -> None:
+    reports: list[int] = []
+    delivery = Delivery([ONE], on_accepted=lambda: reports.append(1))
+    delivery.accepted()
+    delivery.accepted()
+    assert reports == [1]
