@@ -173,8 +173,10 @@ def _topic_entries() -> Iterator[Entry]:
 def _entry(name: str, docstring: object) -> Iterator[Entry]:
     if not isinstance(docstring, str):
         return
-    repeated = re.escape(name.rpartition(".")[2])
-    summary = summarise(re.sub(rf"\A\s*{repeated}(:| - )\s*", "", docstring))
+    text, own_name = docstring.lstrip(), name.rpartition(".")[2]
+    for repeated in (f"{own_name}:", f"{own_name} - "):
+        text = text.removeprefix(repeated)
+    summary = summarise(text)
     if summary is not None:
         yield Entry(name, summary)
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,10 +42,9 @@ def fit(dataset: Dataset, settings: TrainSettings, on_validation: Callable[[Trai
     """
     spec = make_spec(settings, vocab_size=dataset.end_id + 1, end_id=dataset.end_id)
     trained = Trained(spec, trainable_weights(spec, settings.seed), [])
-    with _threads(settings.num_threads):
-        for progress in _steps(trained, dataset, settings):
-            trained.history.append(progress)
-            on_validation(trained)
+    for progress in _steps(trained, dataset, settings):
+        trained.history.append(progress)
+        on_validation(trained)
     return trained
 
 
@@ -95,14 +93,3 @@ def _optimizer(weights: Weights, settings: TrainSettings) -> torch.optim.AdamW:
     gains = [tensor for tensor in weights.tensors() if tensor.dim() == 1]
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": gains, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Fix torch's thread count, on which the order of sums depends, and put it back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,10 @@
 """`batchmill train`: from the interpreter's own documentation to a model folder with its card."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from worker.trainer.card import write_card
 from worker.trainer.corpus import standard_library_entries
@@ -24,12 +27,14 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     entries = standard_library_entries()[: settings.max_entries]
     dataset = build_dataset(entries, settings)
-    trained = fit(dataset, settings, _observer(output, dataset, settings, progress))
-    figures = measure(trained, dataset)
+    with _threads(settings.num_threads):
+        trained = fit(dataset, settings, _observer(output, dataset, settings, progress))
+        figures = measure(trained, dataset)
+        answers = answer_samples(trained, dataset, entries, settings)
     save_model(output, trained.spec, trained.weights, dataset.ranks)
     write_history(output / "training.json", trained, settings, figures)
     draw_losses(output / "loss.png", trained.history)
-    write_card(output, trained, settings, figures, answer_samples(trained, dataset, entries, settings))
+    write_card(output, trained, settings, figures, answers)
     return figures
 
 
@@ -47,3 +52,14 @@ def _observer(
             progress(last)
 
     return observe
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Fix torch's thread count, on which the order of sums depends, and put it back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
