@@ -29,8 +29,7 @@ _FINISH = text("""
     FROM (SELECT json_extract(value, '$.id') AS id, json_extract(value, '$.attempt') AS attempt,
                  json_extract(value, '$.status') AS status, json_extract(value, '$.error_code') AS error_code,
                  json_extract(value, '$.error_message') AS error_message FROM json_each(:outcomes)) AS outcome
-    WHERE jobs.id = outcome.id AND jobs.status || '' = 'in_progress'
-      AND jobs.owner || '' = :worker AND jobs.attempt = outcome.attempt
+    WHERE jobs.id = outcome.id AND jobs.owner = :worker AND jobs.attempt = outcome.attempt  -- the fence
     RETURNING id, batch_id, status
 """).columns(id=Uuid, batch_id=Uuid)
 

@@ -189,7 +189,7 @@ def cancelled(store: Store, claims: Claims, job: ClaimedJob, worker_id: UUID) ->
 def test_a_late_write_is_refused(
     store: Store, claims: Claims, happens: Callable[[Store, Claims, ClaimedJob, UUID], None]
 ) -> None:
-    """The fence: each of these was seen red with its condition taken out of the statement."""
+    """The fence: seen red with the attempt, or the cancelling, taken out of the statement."""
     worker_id = new_worker(claims)
     job = submit_and_claim(store, claims, worker_id)
     happens(store, claims, job, worker_id)
@@ -201,6 +201,15 @@ def test_a_late_write_is_refused(
     assert read is not None
     assert read.status is not Status.COMPLETED
     assert read.completions == ()
+
+
+def test_an_attempt_of_another_worker_is_refused(store: Store, claims: Claims) -> None:
+    """Attempt numbers repeat when a database fails over to a copy that lags; incarnations do not."""
+    worker_id, other = new_worker(claims, slot="a"), new_worker(claims, slot="b")
+    job = submit_and_claim(store, claims, worker_id)
+
+    assert claims.commit(other, [completed(job)]) == CommitResult(fenced=frozenset({job.id}))
+    assert claims.commit(worker_id, [completed(job)]).applied == {job.id}
 
 
 def test_an_accepted_cancel_never_completes(store: Store, claims: Claims) -> None:
