@@ -173,10 +173,9 @@ def _topic_entries() -> Iterator[Entry]:
 def _entry(name: str, docstring: object) -> Iterator[Entry]:
     if not isinstance(docstring, str):
         return
-    text, own_name = docstring.lstrip(), name.rpartition(".")[2]
-    for repeated in (f"{own_name}:", f"{own_name} - "):
-        text = text.removeprefix(repeated)
-    summary = summarise(text)
+    own_name, text = name.rpartition(".")[2], docstring.lstrip()
+    repeats = text.startswith((f"{own_name}:", f"{own_name} - "))  # "Popen - Execute a child program"
+    summary = summarise(text[len(own_name) :].lstrip(" -:") if repeats else docstring)
     if summary is not None:
         yield Entry(name, summary)
 
