@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.embedded import find_redis_server
+from cli.model import check_model
 from models import migrations
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
@@ -98,26 +99,14 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 def _model(settings: Settings) -> Iterator[Finding]:
-    if settings.model == NOOP:
-        yield Finding("model", "ok", "noop: answers every prompt with itself")
-        return
+    if settings.model != NOOP and importlib.util.find_spec("torch") is None:
+        yield Finding("model", "wrong", "torch is missing: pip install 'batchmill[worker]'")
     try:
-        folder = settings.model_folder
+        check_model(settings)
     except ConfigurationError as error:
         yield Finding("model", "wrong", error.message)
-        return
-    if importlib.util.find_spec("torch") is None:
-        yield Finding("model", "wrong", "torch is missing: pip install 'batchmill[worker]'")
-        return
-    from worker.engine.spec import load_spec
-    from worker.engine.types import EngineError
-
-    try:
-        load_spec(folder)
-    except EngineError as error:
-        yield Finding("model", "wrong", str(error))
     else:
-        yield Finding("model", "ok", f"{settings.model_name} in {folder}")
+        yield Finding("model", "ok", settings.model_name)
 
 
 def _device(settings: Settings) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from rich.console import Console
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
 from cli.embedded import embedded_redis
+from cli.model import check_model
 from cli.output import ResultFiles, default_errors_path
 from cli.progress import RunProgress, done, summary
 from cli.source import Source, fingerprint, open_source
@@ -30,7 +31,7 @@ from models.ids import uuid7
 from models.messages import MARKER_KEY
 from models.records import BatchRecord, NewBatch
 from models.requests import ENDPOINTS
-from models.settings import DEMO, NOOP, Settings
+from models.settings import DEMO, Settings
 from models.status import FINAL_BATCH
 from models.store import Store
 
@@ -87,8 +88,7 @@ class _Run:
 
     def __init__(self, options: RunOptions, settings: Settings, console: Console, stack: ExitStack) -> None:
         self._options, self._console, self._stack = options, console, stack
-        if settings.model != NOOP:
-            settings.model_folder  # noqa: B018 (reported before anything is started)
+        check_model(settings)
         _check_output(options)
         runs = settings.state_dir / "runs"
         runs.mkdir(parents=True, exist_ok=True)

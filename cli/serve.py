@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
 from cli.embedded import embedded_redis
+from cli.model import check_model
 from models.errors import BatchmillError, ConfigurationError
 from models.settings import REDIS_URL_FILE, Settings
 
@@ -46,6 +47,7 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
 
 def serve_all(settings: Settings, *, host: str, port: int) -> int:
     """Run Redis (unless REDIS_URL is set), a worker and the HTTP service; stop them together."""
+    check_model(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))

@@ -1,19 +1,20 @@
 """`batchmill worker`: Celery's worker with our pool, on the queue of one model."""
 
+import importlib
 import os
 import sys
 
 from cli.children import EXIT_CONFIGURATION, watch_parent
+from cli.model import check_model
 from models.errors import ConfigurationError
-from models.settings import NOOP, Settings
+from models.settings import Settings
 
 
 def run_worker(settings: Settings, *, loglevel: str) -> int:
-    """Run until told to stop; returns the exit status: 78 where starting again cannot help."""
+    """Run until told to stop, then exit: with status 78 where starting again cannot help."""
     watch_parent()
     try:
-        if settings.model != NOOP:
-            settings.model_folder  # noqa: B018 (a missing folder is reported before anything is loaded)
+        check_model(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"batchmill: {error.message}\n")
         return EXIT_CONFIGURATION
@@ -23,8 +24,8 @@ def run_worker(settings: Settings, *, loglevel: str) -> int:
     app = create_app(settings)
     app.set_current()
     name = f"{settings.model_name}-{os.getpid()}@%h"
-    try:
-        app.worker_main(["worker", "--loglevel", loglevel, "--hostname", name, "--without-gossip"])
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
+    # As Celery.start() does, which would swallow the exit status.
+    command = importlib.import_module("celery.bin.celery").celery
+    command.params[0].default = app
+    command.main(args=["worker", "--loglevel", loglevel, "--hostname", name, "--without-gossip"])
     return 0

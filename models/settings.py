@@ -87,6 +87,7 @@ def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 (any setting, b
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"setting {name}: {first['msg']}") from None
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        name = errors[0]["loc"][0]
+        reasons = " or ".join(entry["msg"] for entry in errors if entry["loc"][0] == name)
+        raise ConfigurationError(f"setting {name}: {reasons}") from None

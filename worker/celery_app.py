@@ -1,6 +1,8 @@
 """The Celery application: settings only, each with its reason. Importable by producers: no torch, no engine."""
 
-from celery import Celery
+import logging
+
+from celery import Celery, signals
 
 from models.messages import PRIORITY_STEPS, UNACKED_KEYS, queue_of
 from models.settings import Settings, load_settings
@@ -65,6 +67,13 @@ def create_app(settings: Settings) -> BatchmillApp:
 
     app.steps["consumer"].add(JobPrefetch)
     return app
+
+
+@signals.after_setup_logger.connect
+def _quiet(**_: object) -> None:
+    """One line a message is too many when a message is a job and a worker takes thousands a second."""
+    for name in ("celery.worker.strategy", "alembic.runtime.migration"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 app = create_app(load_settings())
