@@ -134,8 +134,8 @@ def redis_url(redis_server: str) -> str:
 def _fresh_postgresql(server: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
     with psycopg.connect(server, autocommit=True) as connection:
-        # FILE_COPY without a checkpoint of its own is not to be had; WAL_LOG copies 10 MB in 30 ms.
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY WAL_LOG')
+        # Without fsync the checkpoint that FILE_COPY makes costs less than writing the copy to the log: 20 ms, not 50.
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY FILE_COPY')
         yield _with_name(server, name)
         connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
