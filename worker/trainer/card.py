@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from worker.trainer.corpus import MAX_SUMMARY_CHARS
+from worker.trainer.harvest import MAX_SUMMARY_CHARS
 from worker.trainer.loop import Trained
 from worker.trainer.report import Answer, Figures
 from worker.trainer.settings import TrainSettings

@@ -1,11 +1,16 @@
+import hashlib
+import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from worker.trainer.corpus import Entry, in_validation, standard_library_entries, summarise
+from worker.trainer import corpus
+from worker.trainer.corpus import Entry, in_validation, standard_library_entries
+from worker.trainer.harvest import summarise
 
 DIGEST = (
     "import hashlib; from worker.trainer.corpus import standard_library_entries as entries;"
@@ -41,8 +46,8 @@ def test_corpus_names_no_address_and_no_path_of_this_machine(entries: list[Entry
     assert not [entry for entry in entries if sys.prefix in entry.line]
 
 
-def test_corpus_is_the_same_in_a_process_with_another_hash_seed() -> None:
-    digests = set()
+def test_corpus_is_the_same_in_a_process_with_another_hash_seed(entries: list[Entry]) -> None:
+    digests = {hashlib.sha256(repr(entries).encode()).hexdigest() + "\n"}
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
         command = [sys.executable, "-c", DIGEST]
@@ -50,8 +55,21 @@ def test_corpus_is_the_same_in_a_process_with_another_hash_seed() -> None:
     assert len(digests) == 1
 
 
-def test_corpus_does_not_depend_on_what_is_imported(entries: list[Entry]) -> None:
+def test_corpus_does_not_see_what_is_patched_here(entries: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Test runners and libraries patch the standard library; once their words were in the corpus."""
+    monkeypatch.setattr(json, "dumps", lambda value: "patched")
     assert standard_library_entries() == entries
+
+
+def test_corpus_says_why_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "harvest.py"
+    broken.write_text("raise SystemExit('no library here')")
+    monkeypatch.setattr(corpus, "_HARVEST", broken)
+    with pytest.raises(RuntimeError, match="no library here"):
+        standard_library_entries()
+    broken.write_text("print([])")
+    with pytest.raises(RuntimeError, match="carries no documentation"):
+        standard_library_entries()
 
 
 def test_validation_holds_out_a_share_of_methods_only(entries: list[Entry]) -> None:
