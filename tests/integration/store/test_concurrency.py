@@ -1,0 +1,176 @@
+"""The queue's law with real processes: no attempt is shared, no late write counts, each job ends once."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from models.claims import Claims
+from models.records import JobRecord
+from models.status import FINAL, BatchStatus, Status
+from models.store import Store
+from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
+
+ROOT = Path(__file__).parents[3]
+NUM_PROCESSES = 3
+
+
+class Process:
+    """A process of processes.py, stopped before its work until told to go on."""
+
+    def __init__(self, mode: str, url: str, seed: int, ids: Sequence[UUID]) -> None:
+        command = [sys.executable, "-m", "tests.integration.store.processes", mode, url, str(seed)]
+        self.popen = subprocess.Popen(
+            command + [id.hex for id in ids], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def word(self) -> str:
+        """Wait until it is ready."""
+        assert self.popen.stdout is not None
+        return self.popen.stdout.readline().strip()
+
+    def go_on(self) -> None:
+        """Let it work."""
+        assert self.popen.stdin is not None
+        self.popen.stdin.write("go on\n")
+        self.popen.stdin.flush()
+
+    def answer(self) -> Any:  # noqa: ANN401 - what its mode says
+        """Wait until it is done."""
+        out, _ = self.popen.communicate(timeout=90)
+        assert self.popen.returncode == 0
+        return json.loads(out)
+
+
+@pytest.fixture
+def processes() -> Iterator[list[Process]]:
+    """Those started here are ended here."""
+    started: list[Process] = []
+    yield started
+    for process in started:
+        process.popen.kill()
+        process.popen.communicate()
+
+
+def start(processes: list[Process], mode: str, url: str, ids: Sequence[UUID], *, number: int) -> list[Process]:
+    new = [Process(mode, url, seed, ids) for seed in range(number)]
+    processes += new
+    return new
+
+
+def test_claimers_never_share_an_attempt(store: Store, database_url: str, processes: list[Process]) -> None:
+    jobs = new_jobs(600)
+    store.submit(jobs)
+    claimers = start(processes, "grab", database_url, [job.id for job in jobs], number=4)
+    for process in claimers:
+        assert process.word() == "ready"
+    for process in claimers:
+        process.go_on()
+
+    claimed = [(id, attempt) for process in claimers for id, attempt in process.answer()]
+
+    assert sorted(claimed) == sorted((job.id.hex, 1) for job in jobs)
+
+
+def test_a_late_write_after_a_reap_is_refused(
+    store: Store, claims: Claims, database_url: str, processes: list[Process]
+) -> None:
+    jobs = new_jobs(20)
+    store.submit(jobs)
+    (stalled,) = start(processes, "hold", database_url, [job.id for job in jobs], number=1)
+    assert stalled.word() == "20"
+    give_up_at = time.monotonic() + 10
+    while claims.reap().num_jobs == 0 and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+    worker_id = new_worker(claims)
+    mine, held = jobs[:10], jobs[10:]
+    claims.commit(worker_id, [completed(job) for job in claims.claim(worker_id, [job.id for job in mine])])
+    claims.claim(worker_id, [job.id for job in held])
+
+    stalled.go_on()
+
+    assert stalled.answer() == {"applied": 0, "fenced": 20}
+    assert {job.completions[0].text for job in store.jobs([job.id for job in mine])} == {"hi"}
+    assert set(store.statuses([job.id for job in held]).values()) == {Status.IN_PROGRESS}
+
+
+def test_every_job_ends_once_whatever_workers_do(
+    store: Store, claims: Claims, database_url: str, processes: list[Process]
+) -> None:
+    """Stalls, late and repeated commits, releases, cancels, and a kill -9 in the middle of it."""
+    batch_id = whole_batch(store, lines(400))
+    workers = start(processes, "work", database_url, [batch_id], number=NUM_PROCESSES)
+    for process in workers:
+        assert process.word() == "ready"
+    for process in workers:
+        process.go_on()
+    wait_for_some(store, batch_id)
+    workers[0].popen.kill()
+
+    answers = [process.answer() for process in workers[1:]]
+
+    rows = store.batch_results(batch_id)
+    applied = Counter(id for answer in answers for id, _ in answer["applied"])
+    attempts = {id: attempt for answer in answers for id, attempt in answer["applied"]}
+    assert max(applied.values()) == 1
+    assert {row.status for row in rows} <= FINAL
+    assert all(
+        row.status is Status.COMPLETED and row.attempt == attempts[row.id.hex] for row in rows if row.id.hex in attempts
+    )
+    assert all(tells_its_attempt(row) for row in rows)
+    assert sum(answer["num_fenced"] for answer in answers) > 0, "no late write was tried: the test tests nothing"
+    counts_agree(store, batch_id, rows)
+
+
+def wait_for_some(store: Store, batch_id: UUID) -> None:
+    give_up_at = time.monotonic() + 30
+    while time.monotonic() < give_up_at:
+        batch = store.batch(batch_id)
+        assert batch is not None
+        if batch.num_completed > 20:
+            return
+        time.sleep(0.01)
+
+
+def tells_its_attempt(row: JobRecord) -> bool:
+    """A completed row has one completion, written at the attempt the row ended with; others have none."""
+    texts = [choice.text.split("/")[1] for choice in row.completions]
+    return texts == ([str(row.attempt)] if row.status is Status.COMPLETED else [])
+
+
+def counts_agree(store: Store, batch_id: UUID, rows: Sequence[JobRecord]) -> None:
+    batch = store.batch(batch_id)
+    assert batch is not None
+    assert batch.status is BatchStatus.COMPLETED
+    by_status = Counter(row.status for row in rows)
+    assert batch.num_total == len(rows)
+    assert (batch.num_completed, batch.num_failed) == (by_status[Status.COMPLETED], by_status[Status.FAILED])
+    assert (batch.num_cancelled, batch.num_expired) == (by_status[Status.CANCELLED], by_status[Status.EXPIRED])
+    assert batch.output_tokens == 2 * by_status[Status.COMPLETED]
+
+
+def test_a_key_sent_by_several_at_once_makes_one_job(store: Store, database_url: str) -> None:
+    jobs = new_jobs(8)
+    results: list[tuple[UUID, bool]] = []
+    threads = [
+        threading.Thread(
+            target=lambda job=job: results.append(store.submit_once(job, key="k", path="p", body_hash=b"1"))
+        )
+        for job in jobs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len({id for id, _ in results}) == 1
+    assert sorted(replayed for _, replayed in results) == [False] + [True] * 7
+    assert sum(store.queue_depth().values()) == 1
