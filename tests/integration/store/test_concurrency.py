@@ -13,8 +13,10 @@ from uuid import UUID
 
 import pytest
 
+from models import dialects
 from models.claims import Claims
-from models.records import JobRecord
+from models.database import Database
+from models.records import JobRecord, Reaped
 from models.status import FINAL, BatchStatus, Status
 from models.store import Store
 from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
@@ -100,6 +102,22 @@ def test_a_late_write_after_a_reap_is_refused(
     assert stalled.answer() == {"applied": 0, "fenced": 20}
     assert {job.completions[0].text for job in store.jobs([job.id for job in mine])} == {"hi"}
     assert set(store.statuses([job.id for job in held]).values()) == {Status.IN_PROGRESS}
+
+
+def test_a_reaper_leaves_a_worker_alone_whose_claim_is_under_way(postgresql_url: str) -> None:
+    """Else the rows would belong to a worker that nobody knows, for ever. Seen red without FOR KEY SHARE."""
+    database = Database(postgresql_url)
+    store, claims = Store(database), Claims(database)
+    jobs = new_jobs(3)
+    store.submit(jobs)
+    worker_id = new_worker(claims)
+    with database.transaction() as connection:
+        assert len(dialects.of(connection).claim(connection, worker_id, [job.id for job in jobs])) == 3
+        assert claims.heartbeat(worker_id, lease_seconds=0)  # which the claim does not hold up
+        assert claims.reap() == Reaped()
+
+    assert claims.reap() == Reaped(num_workers=1, num_jobs=3)
+    database.dispose()
 
 
 def test_every_job_ends_once_whatever_workers_do(
