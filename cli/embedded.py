@@ -20,6 +20,7 @@ from models.errors import ConfigurationError
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
+CHECK_SECONDS = 3.0
 PORT_TRIES = 5  # another process may take the free port between our looking and Redis's binding
 
 
@@ -72,6 +73,17 @@ def embedded_redis(folder: Path, *, keep: bool) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def check_redis(url: str) -> None:
+    """Raise ConfigurationError where the Redis that was named does not answer: better said now than after hours."""
+    try:
+        with Redis.from_url(url, socket_timeout=CHECK_SECONDS, socket_connect_timeout=CHECK_SECONDS) as client:
+            client.ping()
+    except (RedisError, ValueError) as error:
+        raise ConfigurationError(
+            f"Redis does not answer ({type(error).__name__}): check REDIS_URL, or unset it to use the embedded one"
+        ) from error
 
 
 def _write_config(folder: Path, port: int, password: str, *, keep: bool) -> Path:

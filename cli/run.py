@@ -4,7 +4,6 @@ import fcntl
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from pydantic import SecretStr
 from redis import Redis
@@ -20,10 +18,11 @@ from rich.console import Console
 
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
-from cli.embedded import embedded_redis
+from cli.embedded import check_redis, embedded_redis
 from cli.model import check_model
 from cli.output import ResultFiles, default_errors_path
 from cli.progress import RunProgress, done, summary
+from cli.signals import interrupts
 from cli.source import Source, fingerprint, open_source
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
@@ -58,28 +57,13 @@ def run_file(options: RunOptions, settings: Settings) -> int:
     console = Console(stderr=True)
     logging.basicConfig(format="batchmill: %(message)s", level=logging.WARNING, stream=sys.stderr)
     try:
-        with _interrupts(), ExitStack() as stack:
+        with interrupts(), ExitStack() as stack:
             return _Run(options, settings, console, stack).execute()
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on where this one stopped")
         return EXIT_INTERRUPTED
     except OSError as error:
         raise ConfigurationError(f"cannot use {error.filename or settings.state_dir}: {error.strerror}") from error
-
-
-@contextmanager
-def _interrupts() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a run as ctrl-C does: give back, stop the children, say how to go on."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Run:
@@ -90,6 +74,8 @@ class _Run:
         self._options, self._console, self._stack = options, console, stack
         check_model(settings)
         _check_output(options)
+        if settings.redis_url is not None:
+            check_redis(settings.broker)
         runs = settings.state_dir / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         self._source: Source = open_source(options.input, spool_folder=runs / "stdin")
@@ -220,10 +206,15 @@ class _Run:
 
     def _occupancy(self) -> float | None:
         """Live rows per step over slots, as Celery's `inspect stats` tells it."""
+        from kombu.exceptions import OperationalError
+
         from worker.celery_app import create_app
 
-        with create_app(self._settings) as app:
-            replies = app.control.inspect(timeout=STATS_SECONDS, limit=1).stats() or {}
+        try:
+            with create_app(self._settings) as app:
+                replies = app.control.inspect(timeout=STATS_SECONDS, limit=1).stats() or {}
+        except (OperationalError, OSError):  # Redis went while the run did not need it any more
+            return None
         engines = [reply["pool"]["engine"] for reply in replies.values() if "engine" in reply.get("pool", {})]
         slots = sum(engine["steps"] * engine["rows"] for engine in engines)
         return sum(engine["row_steps"] for engine in engines) / slots if slots else None

@@ -1,29 +1,27 @@
 """`batchmill serve` and `batchmill api`: the HTTP service, alone or with all it needs on one machine."""
 
 import fcntl
-import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
-from cli.embedded import embedded_redis
+from cli.embedded import check_redis, embedded_redis
 from cli.model import check_model
+from cli.signals import interrupts
+from models import logs
 from models.errors import BatchmillError, ConfigurationError
 from models.settings import REDIS_URL_FILE, Settings
 
-log = logging.getLogger(__name__)
-
 LOOK_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5  # a client that waits for its answer must not hold the service up for minutes
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
 def serve_api(settings: Settings, *, host: str, port: int) -> None:
@@ -34,37 +32,40 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
     from api.auth import refuse_unsafe_bind
     from models.database import Database
 
-    logging.basicConfig(format=LOG_FORMAT, level=logging.INFO, stream=sys.stderr)
+    logs.set_up(settings)
     refuse_unsafe_bind(settings, host)
-    uvicorn.run(
-        create_app(settings, Database(settings.database)),
-        host=host,
-        port=port,
-        log_config=None,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+    with interrupts(), suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
+        uvicorn.run(
+            create_app(settings, Database(settings.database)),
+            host=host,
+            port=port,
+            log_config=None,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
 
 
 def serve_all(settings: Settings, *, host: str, port: int) -> int:
     """Run Redis (unless REDIS_URL is set), a worker and the HTTP service; stop them together."""
     check_model(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    failures: list[BatchmillError] = []
+    with interrupts(), suppress(KeyboardInterrupt), ExitStack() as stack:
         stack.enter_context(_alone(settings.state_dir))
         if settings.redis_url is None:
             url = stack.enter_context(embedded_redis(settings.state_dir / "redis", keep=True))
             stack.enter_context(_noted(settings.state_dir / REDIS_URL_FILE, url))
             settings = settings.model_copy(update={"redis_url": SecretStr(url)})
+        else:
+            check_redis(settings.broker)
         open_upgraded(settings.database).dispose()
         worker = WorkerProcess(settings, settings.state_dir / "worker.log")
         stack.callback(worker.stop)
         worker.start()
-        failures: list[BatchmillError] = []
         _look_after(worker, failures)
         _say_where(settings, host, port)
         serve_api(settings, host=host, port=port)
-        if failures:
-            raise failures[0]
+    if failures:
+        raise failures[0]
     return 0
 
 

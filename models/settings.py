@@ -42,9 +42,6 @@ class Settings(BaseSettings):
     auth: Literal["auto", "open", "keys"] = "auto"
     sync_timeout_seconds: Annotated[float, Field(ge=0)] = 300.0
     max_line_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
-    blob_url: str | None = None
-    max_file_bytes: Annotated[int, Field(ge=1)] = 200 << 20
-    max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
     log_format: Literal["console", "json"] = "console"
 
     @property

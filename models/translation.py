@@ -96,5 +96,5 @@ def _lacks_a_table(message: str) -> bool:
 
 
 def _reason(error: DBAPIError) -> str:
-    lines = str(error.orig).strip().splitlines()
-    return lines[-1][:MAX_REASON_CHARS] if lines else "no reason given"
+    """The driver's own words on one line."""
+    return " ".join(str(error.orig).split())[:MAX_REASON_CHARS] or "no reason given"

@@ -4,6 +4,7 @@ import logging
 
 from celery import Celery, signals
 
+from models.logs import formatter
 from models.messages import PRIORITY_STEPS, UNACKED_KEYS, queue_of
 from models.settings import Settings, load_settings
 
@@ -70,8 +71,10 @@ def create_app(settings: Settings) -> BatchmillApp:
 
 
 @signals.after_setup_logger.connect
-def _quiet(**_: object) -> None:
-    """One line a message is too many when a message is a job and a worker takes thousands a second."""
+def _set_up_log(**_: object) -> None:
+    """Our form of log lines, and not one a message: a message may be a job, and a worker takes thousands a second."""
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(formatter(app.settings))
     for name in ("celery.worker.strategy", "alembic.runtime.migration"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

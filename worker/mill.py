@@ -53,7 +53,8 @@ class Mill:
         self._settings = settings
         database = open_database(settings.database)
         self._engine = load_engine(settings)
-        self._claims, self._ledger, self._staging = Claims(database), Ledger(), Staging()
+        self._claims = Claims(database, max_attempts=settings.max_attempts)
+        self._ledger, self._staging = Ledger(), Staging()
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
         self._writer = Writer(self._claims, self._ledger, on_finished=on_finished)
@@ -84,7 +85,7 @@ class Mill:
         store = Store(database)
         return Keeper(
             app,
-            Claims(database),
+            Claims(database, max_attempts=self._settings.max_attempts),
             store,
             self._lease,
             ledger=self._ledger,

@@ -126,3 +126,14 @@ def test_killed_workers_rows_go_to_its_successor(station: Station) -> None:
     worker.wait()
     station.start_worker()
     wait_until(lambda: all_completed(station, ids), 60)
+
+
+def test_prompts_stay_out_of_logs_events_and_inspect(sqlite_station: Station) -> None:
+    sqlite_station.start_worker()
+    inspect = sqlite_station.app.control.inspect(timeout=1, limit=1)
+    wait_until(inspect.ping)
+    sqlite_station.send(kwargs={"prompt": "a SECRET", "max_tokens": 3}).get(timeout=30)
+    sqlite_station.send(kwargs={"prompt": "a SECRET"}, countdown=60)
+    wait_until(lambda: any((inspect.scheduled() or {}).values()))
+    assert "SECRET" not in str(inspect.scheduled())
+    assert "SECRET" not in sqlite_station.log()

@@ -1,0 +1,45 @@
+"""Log lines for people or for machines. Every line of ours has an action; none has a prompt, an output or a key."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+import orjson
+
+from models.settings import Settings
+
+CONSOLE = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "data",
+}  # data: Celery's, holds arguments
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ts, level, logger, event, and what was given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write a record."""
+        line = {
+            "ts": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def set_up(settings: Settings, *, level: int = logging.INFO) -> None:
+    """Send this process's log to stderr in the form the settings ask for."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter(settings))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def formatter(settings: Settings) -> logging.Formatter:
+    """The form the settings ask for."""
+    return JsonFormatter() if settings.log_format == "json" else logging.Formatter(CONSOLE)

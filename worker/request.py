@@ -1,0 +1,25 @@
+"""Celery's view of one message, without its arguments: they are prompts, and prompts stay out of logs and events."""
+
+from typing import Any
+
+from celery.worker.request import Request
+
+HIDDEN = "-"
+
+
+class QuietRequest(Request):
+    """What a sender put into the message's headers for display is not displayed."""
+
+    @property
+    def argsrepr(self) -> str:
+        """Shown in logs and in task-received events."""
+        return HIDDEN
+
+    @property
+    def kwargsrepr(self) -> str:
+        """As argsrepr."""
+        return HIDDEN
+
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Shown by `inspect active` and its like."""
+        return super().info(safe=safe) | {"args": HIDDEN, "kwargs": HIDDEN}
