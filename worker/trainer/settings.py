@@ -21,7 +21,7 @@ class TrainSettings:
 
     max_entries: int | None = None  # None: the whole corpus; tests take a slice
     validation_percent: int = 10  # of the methods
-    num_steps: int = 1600
+    num_steps: int = 1300
     batch_tokens: int = 2048  # upper limit, padding included
     learning_rate: float = 3e-3
     final_learning_rate_ratio: float = 0.05

@@ -10,7 +10,7 @@ import pytest
 
 from worker.trainer import corpus
 from worker.trainer.corpus import Entry, in_validation, standard_library_entries
-from worker.trainer.harvest import summarise
+from worker.trainer.harvest import main, summarise
 
 DIGEST = (
     "import hashlib; from worker.trainer.corpus import standard_library_entries as entries;"
@@ -59,6 +59,14 @@ def test_corpus_does_not_see_what_is_patched_here(entries: list[Entry], monkeypa
     """Test runners and libraries patch the standard library; once their words were in the corpus."""
     monkeypatch.setattr(json, "dumps", lambda value: "patched")
     assert standard_library_entries() == entries
+
+
+def test_harvest_prints_the_corpus_but_for_what_is_patched_here(
+    entries: list[Entry], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main()
+    here = {Entry(name, summary) for name, summary in json.loads(capsys.readouterr().out)}
+    assert len(here.symmetric_difference(entries)) < 50
 
 
 def test_corpus_says_why_it_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

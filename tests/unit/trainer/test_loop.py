@@ -1,6 +1,11 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
+import worker.trainer
+from worker.trainer import picture
 from worker.trainer.corpus import Entry
 from worker.trainer.data import IGNORED, Sample, encode, endless_batches, make_encoding, ordered_batches
 from worker.trainer.loop import learning_rate
@@ -79,6 +84,22 @@ def test_recall_counts_what_greedy_decoding_repeats() -> None:
 def test_complete_stays_within_the_context() -> None:
     prompt = [1] * (SPEC.context_length - 2)
     assert len(complete(WEIGHTS, SPEC, prompt, max_tokens=9)) <= 2
+
+
+def test_complete_stops_at_the_end_token() -> None:
+    first = complete(WEIGHTS, SPEC, [7, 8], max_tokens=1)
+    assert complete(WEIGHTS, replace(SPEC, eos_token_ids=tuple(first)), [7, 8], max_tokens=6) == []
+
+
+def test_losses_are_not_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    assert not picture.draw_losses(tmp_path / "loss.png", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_trainer_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="Trainer"):
+        _ = worker.trainer.Trainer
 
 
 def test_learning_rate_rises_then_falls_to_its_floor() -> None:

@@ -148,14 +148,9 @@ def test_same_seed_trains_the_same_weights_and_another_seed_others(run: Run, tmp
     assert ours != other
 
 
-def test_training_leaves_torch_as_it_was(tmp_path: Path) -> None:
+def test_training_works_with_nothing_held_out_and_leaves_torch_as_it_was(tmp_path: Path) -> None:
     before = torch.get_num_threads(), torch.random.get_rng_state()
-    train(tmp_path, settings=replace(TINY, num_steps=1))
-    assert torch.get_num_threads() == before[0]
-    assert torch.equal(torch.random.get_rng_state(), before[1])
-
-
-def test_training_works_with_nothing_held_out(tmp_path: Path) -> None:
     figures = train(tmp_path, settings=replace(TINY, num_steps=1, validation_percent=0))
     assert figures.validation_loss is None
-    assert (tmp_path / "README.md").is_file()
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
