@@ -140,15 +140,14 @@ class Claims:
 
 
 def _commit(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome]) -> CommitResult:
-    moved = dialects.of(connection).finish(connection, worker_id, outcomes)
-    tokens = {outcome.id: _spent(outcome) for outcome in outcomes}
-    batches.count(connection, moved, tokens)
+    by_attempt = sorted(outcomes, key=lambda outcome: outcome.attempt)
+    latest = {outcome.id: outcome for outcome in by_attempt}  # a job given back and claimed again may be here twice
+    moved = dialects.of(connection).finish(connection, worker_id, list(latest.values()))
+    batches.count(connection, moved, {id: _spent(outcome) for id, outcome in latest.items()})
     written = {row.id: row.status for row in moved}
-    applied = frozenset(outcome.id for outcome in outcomes if written.get(outcome.id) == outcome.status)
-    rest = [outcome for outcome in outcomes if outcome.id not in applied]
-    mine = _written_before(connection, [outcome for outcome in rest if outcome.id not in written])
-    fenced = frozenset(outcome.id for outcome in rest) - mine
-    return CommitResult(applied, mine, fenced)
+    applied = frozenset(id for id, status in written.items() if status == latest[id].status)
+    mine = _written_before(connection, [outcome for id, outcome in latest.items() if id not in written])
+    return CommitResult(applied, mine, frozenset(latest) - applied - mine)
 
 
 def _written_before(connection: Connection, outcomes: Sequence[Outcome]) -> frozenset[UUID]:

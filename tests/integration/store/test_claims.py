@@ -212,6 +212,21 @@ def test_an_attempt_of_another_worker_is_refused(store: Store, claims: Claims) -
     assert claims.commit(worker_id, [completed(job)]).applied == {job.id}
 
 
+def test_of_two_attempts_in_one_commit_the_later_counts(store: Store, claims: Claims) -> None:
+    """Found by test_counts: the completions of both were stored, and their shared key failed the whole group."""
+    worker_id = new_worker(claims)
+    job = submit_and_claim(store, claims, worker_id)
+    claims.release(worker_id)
+    (again,) = claims.claim(worker_id, [job.id])
+    late, current = completed(job), replace(completed(again), completions=(choice("second"),))
+
+    assert claims.commit(worker_id, [current, late]) == CommitResult(applied=frozenset({job.id}))
+
+    read = store.job(job.id)
+    assert read is not None
+    assert [completion.text for completion in read.completions] == ["second"]
+
+
 def test_an_accepted_cancel_never_completes(store: Store, claims: Claims) -> None:
     worker_id = new_worker(claims)
     job = submit_and_claim(store, claims, worker_id)
