@@ -22,4 +22,5 @@ class QuietRequest(Request):
 
     def info(self, safe: bool = False) -> dict[str, Any]:
         """Shown by `inspect active` and its like."""
-        return super().info(safe=safe) | {"args": HIDDEN, "kwargs": HIDDEN}
+        shown: dict[str, Any] = super().info(safe=safe)
+        return shown | {"args": HIDDEN, "kwargs": HIDDEN}
