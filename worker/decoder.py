@@ -1,8 +1,6 @@
 """The engine thread: staged rows into free slots, one decode step after the other, finished rows out."""
 
-import logging
 import queue
-import threading
 import time
 from collections.abc import Callable
 from uuid import UUID
@@ -11,15 +9,14 @@ from models.records import Outcome
 from worker.deliveries import FinishedRow, Ledger, Row
 from worker.engine.types import Output
 from worker.loading import DecodeEngine
+from worker.part import Part
 from worker.rows import outcome_of
 from worker.staging import Staging
-
-log = logging.getLogger(__name__)
 
 IDLE_SECONDS = 0.2
 
 
-class Decoder(threading.Thread):
+class Decoder(Part):
     """The only thread that touches the engine's slots."""
 
     def __init__(
@@ -33,12 +30,11 @@ class Decoder(threading.Thread):
         on_room: Callable[[], None],
         on_crash: Callable[[], None],
     ) -> None:
-        super().__init__(name="decoder", daemon=True)
+        super().__init__("decoder", on_crash=on_crash)
         self._engine, self._staging, self._ledger = engine, staging, ledger
         self._refill_wait_seconds = refill_wait_seconds
-        self._finish, self._on_room, self._on_crash = finish, on_room, on_crash
+        self._finish, self._on_room = finish, on_room
         self._orders: queue.SimpleQueue[tuple[set[UUID], Outcome | None]] = queue.SimpleQueue()
-        self._stopping = threading.Event()
         self.progressed_at = time.monotonic()
 
     def drop(self, job_ids: set[UUID]) -> None:
@@ -49,29 +45,21 @@ class Decoder(threading.Thread):
         """Stop decoding a cancelled or expired row at the next step and write that outcome."""
         self._orders.put(({row.job.id}, outcome))
 
-    def stop(self) -> None:
-        """Return from the loop after the step in hand."""
-        self._stopping.set()
-
     @property
     def stalled_seconds(self) -> float:
         """How long the engine has had work without finishing a step."""
         return time.monotonic() - self.progressed_at
 
-    def run(self) -> None:
+    def work(self) -> None:
         """Obey, admit, step, hand over."""
-        try:
-            while not self._stopping.is_set():
-                self._obey()
-                self._admit()
-                if self._engine.has_work:
-                    self._hand_over(self._engine.step())
-                else:
-                    self._staging.wait_for_rows(IDLE_SECONDS)
-                self.progressed_at = time.monotonic()
-        except Exception:
-            log.exception("the engine failed", extra={"action": "engine_failed"})
-            self._on_crash()
+        while not self._stopping.is_set():
+            self._obey()
+            self._admit()
+            if self._engine.has_work:
+                self._hand_over(self._engine.step())
+            else:
+                self._staging.wait_for_rows(IDLE_SECONDS)
+            self.progressed_at = time.monotonic()
 
     def _obey(self) -> None:
         """Carry out what the keeper ordered since the last step."""

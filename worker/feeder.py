@@ -14,6 +14,7 @@ from worker.deliveries import Delivery, FinishedRow, Ledger, Row
 from worker.engine.types import RowError
 from worker.lease import Lease
 from worker.loading import DecodeEngine
+from worker.part import Part
 from worker.rows import engine_request, failed
 from worker.staging import Staging
 
@@ -30,7 +31,7 @@ class Portion(NamedTuple):
     ids: list[UUID]
 
 
-class Feeder(threading.Thread):
+class Feeder(Part):
     """Claims as much as the engine can soon use, and no more: what is not claimed, another worker can take."""
 
     def __init__(
@@ -44,8 +45,9 @@ class Feeder(threading.Thread):
         finish: Callable[[FinishedRow], None],
         on_accepted: Callable[[Sequence[Delivery]], None],
         on_finished: Callable[[Sequence[Delivery]], None],
+        on_crash: Callable[[], None],
     ) -> None:
-        super().__init__(name="feeder", daemon=True)
+        super().__init__("feeder", on_crash=on_crash)
         self._claims, self._engine, self._lease = claims, engine, lease
         self._staging, self._ledger = staging, ledger
         self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
@@ -54,7 +56,6 @@ class Feeder(threading.Thread):
         self._lock = threading.Lock()
         self._arrivals = 0
         self._num_waiting = 0
-        self._stopping = threading.Event()
 
     @property
     def num_waiting(self) -> int:
@@ -73,11 +74,7 @@ class Feeder(threading.Thread):
             self._num_waiting += len(delivery.ids)
         self._inbox.put((-delivery.priority, self._arrivals, delivery))
 
-    def stop(self) -> None:
-        """Claim nothing more."""
-        self._stopping.set()
-
-    def run(self) -> None:
+    def work(self) -> None:
         """Take, claim, prepare, until stopped."""
         while not self._stopping.is_set():
             # One engine's worth of rows stands ready behind the live ones.

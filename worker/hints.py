@@ -61,12 +61,13 @@ class HintRepair:
     def __init__(self, store: Store, redis: Redis, *, model: str) -> None:
         self._store, self._redis, self.model = store, redis, model
 
-    def check(self) -> int:
-        """Return how many rows were found without a message. Raises BrokerUnavailable."""
+    def check(self, *, num_waiting: int) -> int:
+        """Have rows without a message published again; returns how many. `num_waiting` rows lie in our own
+        inbox and are no reason to look further. Raises BrokerUnavailable."""
         try:
             if self._redis.set(MARKER_KEY, "1", nx=True):  # Redis is empty or new: flushed, restarted, evicted
                 return self._store.unpublish_queued()
-            if self._is_quiet():
+            if self._is_quiet() and self._store.queue_depth().get(self.model, 0) > num_waiting:
                 return self._store.unpublish_queued(model=self.model, older_than_seconds=QUIET_SECONDS)
         except RedisError as error:
             raise BrokerUnavailable from error

@@ -3,7 +3,6 @@ with a database connection of its own, so that a long commit never looks like de
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Sequence
 
 from celery import Celery
@@ -20,6 +19,7 @@ from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
 from worker.hints import HintRepair, relay
 from worker.lease import Lease
+from worker.part import Part
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ EXIT_HUNG = 71  # sysexits' EX_OSERR: the supervisor starts a successor, whose s
 EXPIRE_LIMIT = 1000
 
 
-class Keeper(threading.Thread):
+class Keeper(Part):
     """One beat after the other; a step that fails is logged and tried at the next beat."""
 
     def __init__(
@@ -44,21 +44,17 @@ class Keeper(threading.Thread):
         decoder: Decoder,
         repair: HintRepair,
         on_finished: Callable[[Sequence[Delivery]], None],
+        on_crash: Callable[[], None],
         hang_seconds: float,
     ) -> None:
-        super().__init__(name="keeper", daemon=True)
+        super().__init__("keeper", on_crash=on_crash)
         self._app, self._claims, self._store, self._lease = app, claims, store, lease
         self._ledger, self._feeder, self._decoder, self._repair = ledger, feeder, decoder, repair
         self._on_finished, self._hang_seconds = on_finished, hang_seconds
         self._revoked: set[str] = set()
-        self._stopping = threading.Event()
         self._beat_seconds = min(MAX_BEAT_SECONDS, lease.lease_seconds / BEATS_PER_LEASE)
 
-    def stop(self) -> None:
-        """Beat no more."""
-        self._stopping.set()
-
-    def run(self) -> None:
+    def work(self) -> None:
         """Beat until stopped."""
         steps = (self._heartbeat, self._revoke, self._stop_rows, self._sweep, self._ring)
         while not self._stopping.wait(self._beat_seconds):
@@ -121,9 +117,9 @@ class Keeper(threading.Thread):
     def _ring(self) -> None:
         """Publish rows that have no message. Without a broker, pick up our own model's rows directly."""
         try:
-            lost = self._repair.check()
+            lost = self._repair.check(num_waiting=self._feeder.num_waiting)
             if lost:
-                log.warning("%d hints were lost, publishing again", lost, extra={"action": "hints_lost"})
+                log.info("%d queued rows had no message, publishing again", lost, extra={"action": "hints_repaired"})
             relay(self._app, self._store)
         except BrokerUnavailable:
             if self._feeder.wants_more:

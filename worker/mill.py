@@ -57,7 +57,7 @@ class Mill:
         self._ledger, self._staging = Ledger(), Staging()
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
-        self._writer = Writer(self._claims, self._ledger, on_finished=on_finished)
+        self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)
         self._decoder = Decoder(
             self._engine,
             self._staging,
@@ -76,10 +76,11 @@ class Mill:
             finish=self._writer.put,
             on_accepted=on_accepted,
             on_finished=on_finished,
+            on_crash=on_crash,
         )
-        self._keeper = self._make_keeper(app, on_finished)
+        self._keeper = self._make_keeper(app, on_finished, on_crash)
 
-    def _make_keeper(self, app: BatchmillApp, on_finished: Report) -> Keeper:
+    def _make_keeper(self, app: BatchmillApp, on_finished: Report, on_crash: Callable[[], None]) -> Keeper:
         """The keeper has a connection of its own: a long commit must not delay a heartbeat."""
         database = Database(self._settings.database, pool_size=1)
         store = Store(database)
@@ -93,6 +94,7 @@ class Mill:
             decoder=self._decoder,
             repair=HintRepair(store, redis_client(self._settings.broker), model=self.model),
             on_finished=on_finished,
+            on_crash=on_crash,
             hang_seconds=self._settings.hang_seconds,
         )
 

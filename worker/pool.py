@@ -16,7 +16,7 @@ from typing import Any, cast
 from celery.concurrency.base import BasePool, apply_target
 from celery.worker import state as celery_state
 
-from models.errors import ConfigurationError
+from models.errors import BatchmillError
 from models.messages import GENERATE, GENERATE_CHUNK
 from worker.celery_app import BatchmillApp
 from worker.deliveries import Delivery
@@ -51,7 +51,7 @@ class DecodePool(BasePool):
             )
             self.mill = mill
             mill.start()
-        except (ConfigurationError, EngineError) as error:
+        except (BatchmillError, EngineError) as error:
             sys.stderr.write(f"batchmill: {error}\n")
             raise SystemExit(EXIT_CONFIGURATION) from error
         self._others = ThreadPoolExecutor(1, "tasks")
@@ -122,7 +122,7 @@ class DecodePool(BasePool):
             self.hub.call_soon(_nothing)
 
     def _crash(self) -> None:
-        """The engine itself failed: give the rows back and let the supervisor start a fresh process."""
+        """A part failed, for which no row is to blame: give the rows back and let a supervisor start anew."""
         mill = self._running()
         mill.give_back()
         os._exit(os.EX_SOFTWARE)

@@ -2,7 +2,6 @@
 
 import logging
 import queue
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -11,6 +10,7 @@ from models.claims import Claims
 from models.errors import BatchmillError
 from models.records import Outcome
 from worker.deliveries import Delivery, FinishedRow, Ledger
+from worker.part import Part
 
 log = logging.getLogger(__name__)
 
@@ -19,26 +19,29 @@ RETRY_SECONDS = 0.5
 IDLE_SECONDS = 0.2
 
 
-class Writer(threading.Thread):
+class Writer(Part):
     """Never decodes again because a write failed: results stay here until written or refused by the fence."""
 
-    def __init__(self, claims: Claims, ledger: Ledger, *, on_finished: Callable[[Sequence[Delivery]], None]) -> None:
-        super().__init__(name="writer", daemon=True)
+    def __init__(
+        self,
+        claims: Claims,
+        ledger: Ledger,
+        *,
+        on_finished: Callable[[Sequence[Delivery]], None],
+        on_crash: Callable[[], None],
+    ) -> None:
+        super().__init__("writer", on_crash=on_crash)
         self._claims, self._ledger, self._on_finished = claims, ledger, on_finished
         self._finished: queue.SimpleQueue[FinishedRow] = queue.SimpleQueue()
-        self._stopping = threading.Event()
         self.counts: Counter[str] = Counter()
 
     def put(self, finished: FinishedRow) -> None:
         """Hand over a finished row."""
         self._finished.put(finished)
 
-    def stop(self) -> None:
-        """Write what is there, then return. While the database is away that means: give up after one more try."""
-        self._stopping.set()
-
-    def run(self) -> None:
-        """Take a group, commit it, tell Celery."""
+    def work(self) -> None:
+        """Take a group, commit it, tell Celery. When told to stop, write what is there first; while the database is
+        away that means to try once more."""
         while not (self._stopping.is_set() and self._finished.empty()):
             group = self._take()
             if group and self._commit_until_done(group):
