@@ -1,6 +1,6 @@
 """Reading jobs back, with their bodies and completions."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
@@ -27,8 +27,10 @@ def by_ids(connection: Connection, ids: Sequence[UUID], tenant: str | None) -> l
 
 def of_batch(connection: Connection, batch_id: UUID, *, after_line: int, limit: int) -> list[JobRecord]:
     """Read rows of a batch in the order of its lines, by keyset: a page costs the same wherever it is."""
-    query = _JOBS.where(jobs.c.batch_id == batch_id, jobs.c.line > after_line)
-    return _records(connection, query.order_by(jobs.c.line).limit(limit))
+    rows = select(jobs).where(jobs.c.batch_id == batch_id, jobs.c.line > after_line)
+    page = rows.order_by(jobs.c.line).limit(limit).subquery()  # cut first, so that only a page of bodies is read
+    query = select(page, payloads.c.body).join(payloads, payloads.c.job_id == page.c.id)
+    return _records(connection, query.order_by(page.c.line))
 
 
 def statuses(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Status]:
@@ -39,9 +41,11 @@ def statuses(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Status]:
 
 def queue_depth(connection: Connection) -> dict[str, int]:
     """Count queued jobs by model."""
-    query = select(jobs.c.model, func.count().label("num"))
-    rows = connection.execute(query.where(jobs.c.status == constant(Status.QUEUED)).group_by(jobs.c.model))
-    return {row.model: row.num for row in rows}
+    depth: Counter[str] = Counter()
+    for part in (jobs.c.published_at.is_(None), jobs.c.published_at.is_not(None)):  # each has its index
+        query = select(jobs.c.model, func.count()).where(jobs.c.status == constant(Status.QUEUED), part)
+        depth.update({model: num for model, num in connection.execute(query.group_by(jobs.c.model))})
+    return dict(depth)
 
 
 def live_workers(connection: Connection) -> list[WorkerRecord]:

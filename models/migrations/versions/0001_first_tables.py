@@ -174,7 +174,12 @@ def upgrade() -> None:
     op.create_index("jobs_line", "jobs", ["batch_id", "line"], unique=True, **_where("batch_id IS NOT NULL"))
     op.create_index("jobs_listed", "jobs", ["tenant", "created_at", "id"], **_where("batch_id IS NULL"))
     op.create_index("jobs_owner", "jobs", ["owner"], **_where("status = 'in_progress'"))
-    op.create_index("jobs_queued", "jobs", ["model", "published_at"], **_where("status = 'queued'"))
+    op.create_index(
+        "jobs_published",
+        "jobs",
+        ["model", "published_at"],
+        **_where("status = 'queued' AND published_at IS NOT NULL"),
+    )
     op.create_index(
         "jobs_unpublished",
         "jobs",
