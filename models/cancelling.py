@@ -8,7 +8,7 @@ from models import batches as batch_rows
 from models import transitions
 from models.columns import is_one_of, now
 from models.database import Database
-from models.status import FINAL_BATCH, UNFINISHED, BatchStatus
+from models.status import FINAL_BATCH, BatchStatus, Status, starts_of
 from models.tables import batches, jobs
 
 CHUNK = 5000  # rows a transaction
@@ -52,7 +52,7 @@ def _cancel_chunk(connection: Connection, batch_id: UUID, after_line: int) -> tu
     rows = connection.execute(
         select(jobs.c.id, jobs.c.line)
         .where(jobs.c.batch_id == batch_id, jobs.c.line > after_line)
-        .where(jobs.c.status.in_(sorted(UNFINISHED)), ~jobs.c.cancel_requested)
+        .where(jobs.c.status.in_(sorted(starts_of(Status.CANCELLED))), ~jobs.c.cancel_requested)
         .order_by(jobs.c.line)
         .limit(CHUNK)
         .with_for_update()

@@ -7,14 +7,12 @@ from uuid import UUID
 
 import orjson
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Dialect,
     Double,
     Float,
     Text,
-    Uuid,
     bindparam,
     func,
     select,
@@ -25,9 +23,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
-
-# SQLite has no sequence type and no 64-bit type name of its own; INTEGER holds 64 bits there.
-Big = BigInteger()
 
 
 class Timestamp(TypeDecorator[datetime]):
@@ -93,9 +88,6 @@ def is_one_of(
         return column == sql_any(bindparam(None, list(values), ARRAY(column.type)))
     texts = [value.hex if isinstance(value, UUID) else value for value in values]
     return column.in_(select(func.json_each(orjson.dumps(texts).decode()).table_valued("value").c.value))
-
-
-ID = Uuid()
 
 
 def constant(value: str) -> ColumnElement[str]:

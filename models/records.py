@@ -7,10 +7,10 @@ from typing import Any
 from uuid import UUID
 
 from models.packing import load_json
+from models.requests import DEFAULT_PRIORITY
 from models.status import BatchStatus, Status
 
 DEFAULT_TENANT = "default"
-DEFAULT_PRIORITY = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_
 
 from models.columns import constant, now
 from models.rows import DEADLINE_EXCEEDED, Moved
-from models.status import UNFINISHED, Status
+from models.status import Status, starts_of
 from models.tables import jobs
 
 MAX_SOLO_CRASHES = 2  # confirmed crashes while decoding alone: the row itself kills workers
@@ -29,7 +29,7 @@ def cancel(connection: Connection, condition: ColumnElement[bool]) -> list[Moved
     """Cancel unfinished rows: a queued one at once, a running one as soon as its owner sees the request."""
     rows = connection.execute(
         update(jobs)
-        .where(condition, jobs.c.status.in_(sorted(UNFINISHED)))
+        .where(condition, jobs.c.status.in_(sorted(starts_of(Status.CANCELLED))))
         .values(
             cancel_requested=True,
             status=case((_IS_QUEUED, Status.CANCELLED), else_=jobs.c.status),
