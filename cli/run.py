@@ -181,7 +181,7 @@ class _Run:
 
         def announce() -> bool:
             try:
-                relay(app, store)
+                relay(app, store, model=self._settings.model_name)
             except BatchmillError:
                 logging.getLogger(__name__).debug("hints not published; the worker finds the rows")
             return not self._stopping.is_set()

@@ -27,6 +27,7 @@ MAX_BEAT_SECONDS = 1.5
 BEATS_PER_LEASE = 5
 EXIT_HUNG = 71  # sysexits' EX_OSERR: the supervisor starts a successor, whose slot confirms the crash
 EXPIRE_LIMIT = 1000
+SWEEPS_PER_RESUME = 40  # about a minute: only a crash in the middle of cancelling a batch leaves it half done
 
 
 class Keeper(Part):
@@ -52,6 +53,7 @@ class Keeper(Part):
         self._ledger, self._feeder, self._decoder, self._repair = ledger, feeder, decoder, repair
         self._on_finished, self._hang_seconds = on_finished, hang_seconds
         self._revoked: set[str] = set()
+        self._num_sweeps = 0
         self._beat_seconds = min(MAX_BEAT_SECONDS, lease.lease_seconds / BEATS_PER_LEASE)
 
     def work(self) -> None:
@@ -113,6 +115,9 @@ class Keeper(Part):
                 extra={"action": "reaped"},
             )
         self._claims.expire_queued(EXPIRE_LIMIT)
+        self._num_sweeps += 1
+        if self._num_sweeps % SWEEPS_PER_RESUME == 0:
+            self._claims.resume_cancelling()
 
     def _ring(self) -> None:
         """Publish rows that have no message. Without a broker, pick up our own model's rows directly."""
@@ -120,7 +125,7 @@ class Keeper(Part):
             lost = self._repair.check(num_waiting=self._feeder.num_waiting)
             if lost:
                 log.info("%d queued rows had no message, publishing again", lost, extra={"action": "hints_repaired"})
-            relay(self._app, self._store)
+            relay(self._app, self._store, model=self._repair.model)
         except BrokerUnavailable:
             if self._feeder.wants_more:
                 self._pick_up()
