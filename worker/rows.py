@@ -11,7 +11,14 @@ from models.errors import RequestError
 from models.ids import job_id_of_task
 from models.messages import MAX_CHUNK, redis_priority
 from models.records import ClaimedJob, CompletionRecord, JobError, NewJob, Outcome
-from models.requests import DEFAULT_PRIORITY, ENDPOINTS, CompletionRequest, parse_request, read_stored, stored_body
+from models.requests import (
+    DEFAULT_PRIORITY,
+    ENDPOINTS,
+    num_top_logprobs,
+    parse_request,
+    read_stored,
+    stored_body,
+)
 from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine.types import Output, Request, SamplingParams
@@ -19,26 +26,24 @@ from worker.engine.types import Output, Request, SamplingParams
 
 def engine_request(job: ClaimedJob) -> Request:
     """What the engine is asked for. Raises RequestError where the body is another version's."""
-    request = read_stored(job.endpoint, job.body)
+    values = read_stored(job.endpoint, job.body)
     params = SamplingParams(
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        top_k=request.top_k,
-        top_p=request.top_p,
-        min_p=request.min_p,
-        seed=request.seed or 0,
-        stop=tuple(request.stop),
-        stop_token_ids=tuple(request.stop_token_ids),
-        ignore_eos=request.ignore_eos,
-        min_tokens=request.min_tokens,
-        include_stop_str_in_output=request.include_stop_str_in_output,
-        skip_special_tokens=request.skip_special_tokens,
-        add_special_tokens=request.add_special_tokens,
-        top_logprobs=request.num_top_logprobs,
+        max_tokens=values["max_tokens"],
+        temperature=values["temperature"],
+        top_k=values["top_k"],
+        top_p=values["top_p"],
+        min_p=values["min_p"],
+        seed=values["seed"] or 0,
+        stop=tuple(values["stop"]),
+        stop_token_ids=tuple(values["stop_token_ids"]),
+        ignore_eos=values["ignore_eos"],
+        min_tokens=values["min_tokens"],
+        include_stop_str_in_output=values["include_stop_str_in_output"],
+        skip_special_tokens=values["skip_special_tokens"],
+        add_special_tokens=values["add_special_tokens"],
+        top_logprobs=num_top_logprobs(values),
     )
-    if isinstance(request, CompletionRequest):
-        return Request(str(job.id), prompt=request.prompt, params=params)
-    return Request(str(job.id), messages=job.body["messages"], params=params)
+    return Request(str(job.id), prompt=values.get("prompt"), messages=values.get("messages"), params=params)
 
 
 def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from models.errors import RequestError
-from models.requests import ChatRequest, CompletionRequest, parse_request, stored_body
+from models.requests import CompletionRequest, num_top_logprobs, parse_request, read_stored, stored_body
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
@@ -31,11 +31,29 @@ def test_chat_takes_its_newer_limit_and_has_no_default() -> None:
     assert parse_request(CHAT, {"messages": USER, "max_completion_tokens": 5}).max_tokens == 5
 
 
-def test_chat_logprobs_need_both_fields() -> None:
-    request = parse_request(CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 3})
-    assert isinstance(request, ChatRequest)
-    assert request.num_top_logprobs == 3
-    assert parse_request(CHAT, {"messages": USER, "top_logprobs": 3}).num_top_logprobs is None
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "number"),
+    [
+        (COMPLETIONS, {"prompt": "a"}, None),
+        (COMPLETIONS, {"prompt": "a", "logprobs": 0}, 0),
+        (CHAT, {"messages": USER, "logprobs": True, "top_logprobs": 3}, 3),
+        (CHAT, {"messages": USER, "logprobs": True}, 0),
+        (CHAT, {"messages": USER, "top_logprobs": 3}, None),
+    ],
+)
+def test_number_of_top_logprobs(endpoint: str, fields: dict[str, Any], number: int | None) -> None:
+    values = read_stored(endpoint, stored_body(parse_request(endpoint, fields)))
+    assert num_top_logprobs(values) == number
+
+
+def test_stored_body_is_read_back_with_every_default() -> None:
+    request = parse_request(COMPLETIONS, {"prompt": "a", "stop": "x"})
+    assert read_stored(COMPLETIONS, stored_body(request)) == request.model_dump()
+
+
+def test_field_of_another_version_is_named() -> None:
+    with pytest.raises(RequestError, match="from_the_future"):
+        read_stored(COMPLETIONS, {"prompt": "a", "from_the_future": 1})
 
 
 def test_stored_body_parses_to_the_same_request() -> None:
