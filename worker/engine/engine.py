@@ -63,7 +63,7 @@ class Engine:
 
     def __init__(self, model: Model, preparer: Preparer, *, rows: int) -> None:
         self._model, self._preparer = model, preparer
-        self._spec, self._weights = model.spec, model.weights
+        self.spec, self.weights = model.spec, model.weights
         budget = int(available_bytes(model.device) * CACHE_SHARE) // token_bytes(model.spec, model.dtype)
         self._cache = KVCache(model.spec, max_rows=rows, budget_tokens=budget, dtype=model.dtype, device=model.device)
         self._scheduler = Scheduler(rows, self._cache.fits)
@@ -214,7 +214,7 @@ class Engine:
             self._cache.write(layer, slots, positions[:num_tokens], k[:num_tokens], v[:num_tokens])
             return attend_prompts(q, k, v, lengths)
 
-        hidden = forward(self._weights, self._spec, tokens, positions, attend)
+        hidden = forward(self.weights, self.spec, tokens, positions, attend)
         ends = self._integers(lengths).cumsum(0) - 1
         self._emit(first, sequences, hidden[_pad_rows(ends)])
         self._counters.prompt_tokens += num_tokens
@@ -235,7 +235,7 @@ class Engine:
             out = attend_cache(q[:num_live], self._cache.k[layer, :num_live], self._cache.v[layer, :num_live])
             return torch.nn.functional.pad(out, (0, 0, 0, padded - num_live))
 
-        hidden = forward(self._weights, self._spec, self._rows.token[:padded], positions, attend)
+        hidden = forward(self.weights, self.spec, self._rows.token[:padded], positions, attend)
         self._rows.position[:num_live] += 1
         self._emit(0, live, hidden)
         self._counters.steps += 1
@@ -253,7 +253,7 @@ class Engine:
     def _emit(self, first: int, sequences: list[Sequence], hidden: Tensor) -> None:
         """Choose and record a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
         count = len(sequences)
-        scores = logits(self._weights, self._spec, hidden)
+        scores = logits(self.weights, self.spec, hidden)
         index = _pad_rows(torch.arange(first, first + count, device=hidden.device))
         tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences))
         rows = slice(first, first + count)
