@@ -3,6 +3,7 @@
 Built and stopped here, in order. Threads meet at queues only; the keeper stands apart, on a connection of its own.
 """
 
+import gc
 import logging
 import os
 import socket
@@ -117,6 +118,9 @@ class Mill:
         taken_back = self._lease.begin()
         if taken_back:
             log.warning("%d rows of a crashed predecessor queued again", taken_back, extra={"action": "crash_seen"})
+        # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
+        gc.collect()
+        gc.freeze()
         for thread in (self._writer, self._decoder, self.feeder, self._keeper):
             thread.start()
         log.info("ready: model %s, %d rows", self.model, self._engine.info.rows, extra={"action": "ready"})
