@@ -19,7 +19,7 @@ from models.translation import of_os_error
 
 CONNECT_TIMEOUT_SECONDS = 3
 POOL_WAIT_SECONDS = 3.0  # then the service says that it is overloaded
-IDLE_IN_TRANSACTION_SECONDS = 60  # a pinned snapshot keeps dead rows alive: claims took ten times as long
+IDLE_IN_TRANSACTION_SECONDS = 10  # ours last milliseconds; a stopped worker must not keep locks, or pin a snapshot
 MIN_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
 WRITES = "batchmill_writes"  # execution option of a connection that will write
 
