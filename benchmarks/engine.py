@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import LlamaForCausalLM
 
 from worker.engine import Engine, Request, SamplingParams
+from worker.engine.engine import EngineInfo
 from worker.engine.spec import Spec, to_config
 from worker.engine.weights import init_weights, save_weights
 
@@ -91,6 +93,7 @@ def run_hugging_face(model: LlamaForCausalLM, work: list[Work]) -> list[list[int
 
     How long an answer will be is not known beforehand where stop tokens decide, so it does not order the batches.
     """
+    untyped: Any = model  # its stubs do not type generate as a method
     order = sorted(range(len(work)), key=lambda i: len(work[i].prompt))
     tokens: dict[int, list[int]] = {}
     for start in range(0, len(order), HF_BATCH_ROWS):
@@ -99,7 +102,9 @@ def run_hugging_face(model: LlamaForCausalLM, work: list[Work]) -> list[list[int
         ids = torch.tensor([[0] * (width - len(work[i].prompt)) + work[i].prompt for i in batch])
         mask = torch.tensor([[0] * (width - len(work[i].prompt)) + [1] * len(work[i].prompt) for i in batch])
         longest = max(work[i].num_new_tokens for i in batch)
-        out = model.generate(ids, attention_mask=mask, max_new_tokens=longest, min_new_tokens=longest, do_sample=False)
+        out = untyped.generate(
+            ids, attention_mask=mask, max_new_tokens=longest, min_new_tokens=longest, do_sample=False
+        )
         for row, i in enumerate(batch):
             tokens[i] = out[row, width : width + work[i].num_new_tokens].tolist()
     return [tokens[i] for i in range(len(work))]
@@ -109,7 +114,6 @@ def measure(
     name: str, run: Callable[[list[Work]], list[list[int]]], work: list[Work]
 ) -> tuple[Result, list[list[int]]]:
     """Time one engine on the work."""
-    run(make_work(4, seed=99))
     wall, cpu = time.perf_counter(), time.process_time()
     tokens = run(work)
     result = Result(
@@ -136,20 +140,25 @@ def main() -> None:
         save_model(Path(name))
         engine = Engine.load(name, rows=args.rows, device="cpu", dtype=args.dtype)
         model = LlamaForCausalLM.from_pretrained(name, dtype=getattr(torch, args.dtype))
+    run_engine(engine, make_work(4, seed=98))
+    before = engine.stats()
     ours, our_tokens = measure("batchmill", lambda work: run_engine(engine, work), work)
+    stats = {name: value - before[name] for name, value in engine.stats().items()} | {"rows": args.rows}
     results = [ours]
     agreeing = None
     if not args.skip_peer:
+        run_hugging_face(model, make_work(4, seed=98))
         peer, peer_tokens = measure("hugging face", lambda work: run_hugging_face(model, work), work)
         results.append(peer)
         agreeing = sum(a == b for a, b in zip(our_tokens, peer_tokens, strict=True))
-    report(results, engine=engine, agreeing=agreeing, json_path=args.json)
+    report(results, info=engine.info, stats=stats, agreeing=agreeing, json_path=args.json)
 
 
-def report(results: list[Result], *, engine: Engine, agreeing: int | None, json_path: Path | None) -> None:
+def report(
+    results: list[Result], *, info: EngineInfo, stats: dict[str, float], agreeing: int | None, json_path: Path | None
+) -> None:
     """Print a table, and write the same as JSON."""
-    stats = engine.stats()
-    print(f"{engine.info.num_parameters / 1e6:.1f}M parameters, {engine.info.dtype}, {engine.info.fast_paths}")
+    print(f"{info.num_parameters / 1e6:.1f}M parameters, {info.dtype}, {info.fast_paths}")
     print(f"{'engine':<14}{'tokens':>8}{'CPU s':>8}{'wall s':>8}{'tok/CPU s':>11}")
     for result in results:
         row = f"{result.name:<14}{result.output_tokens:>8}{result.cpu_seconds:>8.1f}{result.wall_seconds:>8.1f}"

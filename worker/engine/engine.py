@@ -209,9 +209,10 @@ class Engine:
         tokens = self._integers(ids + [0] * padding)
         positions = self._integers([position for length in lengths for position in range(length)] + [0] * padding)
         slots = self._integers([first + row for row, length in enumerate(lengths) for _ in range(length)])
+        addresses = self._cache.addresses(slots, positions[:num_tokens])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._cache.write(layer, slots, positions[:num_tokens], k[:num_tokens], v[:num_tokens])
+            self._cache.write(layer, addresses, k[:num_tokens], v[:num_tokens])
             return attend_prompts(q, k, v, lengths)
 
         hidden = forward(self.weights, self.spec, tokens, positions, attend)
@@ -228,10 +229,11 @@ class Engine:
         padded = round_up(num_live, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
         positions = self._rows.position[:padded]
         slots = torch.arange(num_live, device=self._model.device)
+        addresses = self._cache.addresses(slots, positions[:num_live])
         attend_cache = self._choose_attention(positions[:num_live], [sequence.length + 1 for sequence in live])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._cache.write(layer, slots, positions[:num_live], k[:num_live], v[:num_live])
+            self._cache.write(layer, addresses, k[:num_live], v[:num_live])
             out = attend_cache(q[:num_live], self._cache.k[layer, :num_live], self._cache.v[layer, :num_live])
             return torch.nn.functional.pad(out, (0, 0, 0, padded - num_live))
 

@@ -57,10 +57,17 @@ class KVCache:
         self.k[:, :num_live, :, :kept] = old_k[:, :num_live, :, :kept]
         self.v[:, :num_live, :, :kept] = old_v[:, :num_live, :, :kept]
 
-    def write(self, layer: int, slots: Tensor, positions: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store k, v [N, Hkv, D] at (slot, position), each [N]."""
-        self.k[layer, slots, :, positions] = k
-        self.v[layer, slots, :, positions] = v
+    def addresses(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """Number the cells [N * Hkv] of a layer's cache where the heads at (slot, position), each [N], are kept."""
+        num_kv_heads, width = self.k.shape[2:4]
+        heads = torch.arange(num_kv_heads, device=slots.device)
+        return ((slots[:, None] * num_kv_heads + heads) * width + positions[:, None]).flatten()
+
+    def write(self, layer: int, addresses: Tensor, k: Tensor, v: Tensor) -> None:
+        """Store k, v [N, Hkv, D] at their addresses [N * Hkv]."""
+        head_dim = self.k.shape[-1]
+        self.k[layer].view(-1, head_dim).index_copy_(0, addresses, k.reshape(-1, head_dim))
+        self.v[layer].view(-1, head_dim).index_copy_(0, addresses, v.reshape(-1, head_dim))
 
     def move(self, dst: int, src: int, num_tokens: int) -> None:
         """Copy the first positions of a slot to another."""
