@@ -30,7 +30,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as error:
             raise EngineError(f"the chat template is not valid Jinja: {error}") from error
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._names = dict(names)
 
     def encode(self, messages: Items[Mapping[str, str]]) -> list[int]:
@@ -41,27 +41,27 @@ class ChatTemplate:
             text = self._template.render(messages=guarded, add_generation_prompt=True, **self._names)
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
             raise RowError("invalid_messages", f"the chat template refuses these messages: {error}") from error
-        return self._tokenizer.encode_rendered(text) if is_plain else self._encode_guarded(text)
+        return self.tokenizer.encode_rendered(text) if is_plain else self._encode_guarded(text)
 
     def _guard(self, message: Mapping[str, str]) -> dict[str, str]:
         """Break up special tokens a user wrote, so that only the template's own are taken for special."""
         return {key: self._guard_text(value) for key, value in message.items()}
 
     def _guard_text(self, text: str) -> str:
-        pieces = split_special(text, list(self._tokenizer.special_tokens))
-        special = self._tokenizer.special_tokens
+        pieces = split_special(text, list(self.tokenizer.special_tokens))
+        special = self.tokenizer.special_tokens
         return "".join(piece[:1] + _GUARD + piece[1:] if piece in special else piece for piece in pieces)
 
     def _encode_guarded(self, text: str) -> list[int]:
         ids: list[int] = []
-        for piece in split_special(text, list(self._tokenizer.special_tokens)):
-            index = self._tokenizer.special_tokens.get(piece)
+        for piece in split_special(text, list(self.tokenizer.special_tokens)):
+            index = self.tokenizer.special_tokens.get(piece)
             plain = self._unguard(piece)
-            ids += [index] if index is not None else self._tokenizer.encode(plain, add_special_tokens=False)
+            ids += [index] if index is not None else self.tokenizer.encode(plain, add_special_tokens=False)
         return ids
 
     def _unguard(self, text: str) -> str:
-        for name in self._tokenizer.special_tokens:
+        for name in self.tokenizer.special_tokens:
             text = text.replace(name[:1] + _GUARD + name[1:], name)
         return text
 

@@ -46,10 +46,8 @@ class Preparer:
             return self._check_ids(request.prompt or ())
         if self.tokenizer is None:
             raise RowError("unsupported_parameter", "this model has no tokenizer: send the prompt as token ids")
-        try:
-            return self.tokenizer.encode(request.prompt, add_special_tokens=request.params.add_special_tokens)
-        except (UnicodeError, TypeError, ValueError) as error:
-            raise RowError("invalid_unicode", "the prompt is not valid Unicode") from error
+        _check_unicode(request.prompt, "the prompt")
+        return self.tokenizer.encode(request.prompt, add_special_tokens=request.params.add_special_tokens)
 
     def _encode_messages(self, messages: Items[Mapping[str, str]]) -> list[int]:
         if self.chat_template is None:
@@ -58,10 +56,9 @@ class Preparer:
             )
         if not messages or not all(_is_message(message) for message in messages):
             raise RowError("invalid_messages", "messages must be objects whose role and content are strings")
-        try:
-            return self.chat_template.encode(messages)
-        except UnicodeError as error:
-            raise RowError("invalid_unicode", "the messages are not valid Unicode") from error
+        for index, message in enumerate(messages):
+            _check_unicode("".join(message.values()), f"messages[{index}]")
+        return self.chat_template.encode(messages)
 
     def _check_ids(self, ids: Items[int]) -> list[int]:
         for index, token_id in enumerate(ids):
@@ -98,6 +95,14 @@ class Preparer:
             raise RowError("unsupported_parameter", "this model has no tokenizer: stop strings need one")
         stream = self.tokenizer.stream(skip_special_tokens=params.skip_special_tokens)
         return StopSearch(stream, stops, include_stop=params.include_stop_str_in_output)
+
+
+def _check_unicode(text: str, name: str) -> None:
+    """Refuse half a surrogate pair, which one tokenizer raises on and another silently replaces."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("invalid_unicode", f"{name} is not valid Unicode") from error
 
 
 def _is_message(message: object) -> bool:

@@ -173,18 +173,19 @@ class ByteStream:
 
 def load_tiktoken(path: Path, config: dict[str, Any]) -> TiktokenTokenizer:
     """Build an encoding from a rank file (base64 token, space, rank a line) and its tokenizer_config.json."""
+    bos = config.get("bos_token")
     try:
         special = {str(name): int(index) for name, index in config["special_tokens"].items()}
         encoding = tiktoken.Encoding(
             name=path.parent.name, pat_str=config["pattern"], mergeable_ranks=read_ranks(path), special_tokens=special
         )
         encoding.encode_ordinary("check")
+        bos_token_id = special[bos] if bos else None
     except KeyError as error:
         raise EngineError(f"{path.parent}: tokenizer_config.json lacks {error.args[0]}") from error
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise EngineError(f"{path} is not a readable tiktoken rank file with its config: {error}") from error
-    bos = config.get("bos_token")
-    return TiktokenTokenizer(encoding, bos_token_id=special[bos] if bos else None)
+    return TiktokenTokenizer(encoding, bos_token_id=bos_token_id)
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:

@@ -1,0 +1,54 @@
+"""Admission and compaction, without a tensor."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.engine.scheduler import PREFILL_TOKENS, Scheduler
+from worker.engine.sequence import Sequence
+from worker.engine.types import SamplingParams
+
+
+def make(request_id: str, num_prompt: int = 3, max_new: int = 5) -> Sequence:
+    return Sequence(request_id, [1] * num_prompt, SamplingParams(), max_new, ())
+
+
+def ids(sequences: list[Sequence]) -> list[str]:
+    return [sequence.request_id for sequence in sequences]
+
+
+def test_admits_in_order_of_arrival_longest_prompt_first() -> None:
+    scheduler = Scheduler(3, lambda rows, tokens: True)
+    for request_id, length in (("a", 2), ("b", 9), ("c", 5), ("d", 7)):
+        scheduler.add(make(request_id, length))
+    assert ids(scheduler.admit()) == ["b", "c", "a"]
+    assert list(scheduler.waiting) == ["d"]
+
+
+def test_prefill_limit_holds_but_never_blocks() -> None:
+    scheduler = Scheduler(9, lambda rows, tokens: True)
+    for request_id, length in (("a", PREFILL_TOKENS * 2), ("b", 5), ("c", PREFILL_TOKENS)):
+        scheduler.add(make(request_id, length))
+    assert [ids(scheduler.admit()) for _ in range(4)] == [["a"], ["b"], ["c"], []]
+
+
+def test_budget_holds_rows_back() -> None:
+    scheduler = Scheduler(9, lambda rows, tokens: rows <= 1 or rows * tokens <= 30)
+    for request_id in "abcd":
+        scheduler.add(make(request_id, 6, 5))
+    scheduler.add(make("long", 60, 5))
+    assert ids(scheduler.admit()) == ["a", "b", "c"]
+    scheduler.remove({0, 1, 2})
+    assert ids(scheduler.admit()) == ["d"]
+    scheduler.remove({0})
+    assert ids(scheduler.admit()) == ["long"]
+
+
+@given(st.integers(0, 12), st.data())
+def test_remove_leaves_no_holes(num_rows: int, data: st.DataObject) -> None:
+    scheduler = Scheduler(99, lambda rows, tokens: True, live=[make(str(row)) for row in range(num_rows)])
+    rows = data.draw(st.sets(st.integers(0, num_rows - 1)) if num_rows else st.just(set[int]()))
+    slots = ids(scheduler.live)
+    for dst, src in scheduler.remove(rows):
+        slots[dst] = slots[src]
+    assert slots[: len(scheduler.live)] == ids(scheduler.live)
+    assert sorted(map(int, ids(scheduler.live))) == sorted(set(range(num_rows)) - rows)

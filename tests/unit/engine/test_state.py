@@ -1,0 +1,111 @@
+"""Row state and cache: a move takes everything along, growing loses nothing."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from worker.engine.attention import attend_each_row, attend_masked_rows, length_mask
+from worker.engine.kv_cache import KVCache, token_bytes
+from worker.engine.linear import linear, pack, packing_works
+from worker.engine.memory import available_bytes
+from worker.engine.rows import Rows
+from worker.engine.sequence import Sequence
+from worker.engine.spec import Spec
+from worker.engine.types import SamplingParams
+
+SPEC = Spec(
+    vocab_size=10,
+    hidden_size=8,
+    intermediate_size=8,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    context_length=64,
+)
+CPU = torch.device("cpu")
+
+
+def make_cache(budget_tokens: int = 100_000, max_rows: int = 4) -> KVCache:
+    return KVCache(SPEC, max_rows=max_rows, budget_tokens=budget_tokens, dtype=torch.float32, device=CPU)
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_move_takes_every_field_along() -> None:
+    rows = Rows.allocate(4, max_stop_ids=3, device=CPU)
+    params = SamplingParams(temperature=0.5, top_k=3, top_p=0.4, min_p=0.1, seed=2**63 - 1, min_tokens=2)
+    rows.start(0, [Sequence("a", [1, 2], SamplingParams(), 5, ()), Sequence("b", [1], params, 7, (4, 5))])
+    rows.record(slice(0, 2), torch.tensor([6, 5]), torch.tensor([-1.0, -2.0]))
+    expected = {field.name: getattr(rows, field.name)[1].clone() for field in fields(rows)}
+    rows.move(0, 1)
+    assert all(getattr(rows, name)[0].equal(value) for name, value in expected.items())
+    assert rows.done.tolist() == [True, True, False, False]
+    assert rows.output(0, 1) == ([5], [-2.0])
+
+
+def test_cache_grows_without_losing_live_rows() -> None:
+    cache = make_cache()
+    cache.reserve(0, 2, 10)
+    k, v = random(2, 2, 4), random(2, 2, 4) + 1
+    cache.write(1, cache.addresses(torch.tensor([0, 1]), torch.tensor([3, 9])), k, v)
+    cache.reserve(2, 3, 1000)
+    assert (cache.num_slots, cache.width) == (4, 1024)
+    assert cache.k[1, [0, 1], :, [3, 9]].equal(k)
+    assert cache.v[1, [0, 1], :, [3, 9]].equal(v)
+    assert cache.num_bytes == 4 * 1024 * token_bytes(SPEC, torch.float32)
+
+
+def test_cache_trades_slots_for_width_within_its_budget() -> None:
+    cache = make_cache(budget_tokens=2048, max_rows=8)
+    cache.reserve(0, 8, 200)
+    assert (cache.num_slots, cache.width) == (8, 256)
+    assert not cache.fits(8, 300)
+    cache.reserve(0, 2, 1000)
+    assert (cache.num_slots, cache.width) == (2, 1024)
+    cache.reserve(0, 8, 200)
+    assert (cache.num_slots, cache.width) == (8, 256)
+    assert cache.fits(1, 10**9)
+
+
+def test_cache_moves_and_clears_slots() -> None:
+    cache = make_cache()
+    cache.reserve(0, 2, 10)
+    cache.k[:, 1, :, :5] = 7.0
+    cache.move(0, 1, 5)
+    cache.clear(1)
+    assert cache.k[:, 0, :, :5].eq(7.0).all()
+    assert cache.k[:, 1].eq(0).all()
+
+
+def test_masked_attention_equals_row_by_row() -> None:
+    lengths = [1, 5, 9]
+    q, k, v = random(3, 4, 8), random(3, 2, 9, 8), random(2, 3, 9, 8).transpose(0, 1)
+    mask = length_mask(torch.tensor(lengths) - 1, 9, torch.float32)
+    each = attend_each_row(q, k, v, lengths)
+    torch.testing.assert_close(attend_masked_rows(q, k, v, mask), each)
+    assert each.shape == (3, 32)
+
+
+def test_packed_linear_is_the_same_product() -> None:
+    assert packing_works(torch.float32)
+    x, weight = random(16, 24), random(40, 24)
+    torch.testing.assert_close(linear(x, pack(weight)), x @ weight.T)
+
+
+def test_available_memory_is_known_and_bounded(tmp_path: Path) -> None:
+    from worker.engine import memory
+
+    assert available_bytes(CPU) > 0
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("400\n")
+    assert memory._container_bytes(tmp_path) == 600
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._container_bytes(tmp_path) is None
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:    5 kB\n")
+    assert memory._machine_bytes(tmp_path / "meminfo") == 5 * 1024
+    assert memory._machine_bytes(tmp_path / "none") is None
