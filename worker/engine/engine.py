@@ -28,7 +28,7 @@ from worker.engine.tokenizer import load_tokenizer
 from worker.engine.transformer import forward, logits
 from worker.engine.types import EngineError, Output, Request, RowError
 
-_DEFAULT_ROWS = {"cpu": 64, "cuda": 128}
+_DEFAULT_ROWS = 128  # on a CPU a token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Engine:
             max_stop_ids=MAX_STOP_TOKEN_IDS + len(preparer.eos_token_ids),
             device=model.device,
         )
+        self._masked = model.device.type != "cpu"  # one product over all rows; a CPU takes them one by one
         self._counters = Counters()
         self.info = _describe(model, max_model_len=preparer.max_model_len, rows=rows)
 
@@ -100,7 +101,7 @@ class Engine:
             tokenizer=tokenizer,
             chat_template=load_chat_template(model.folder, tokenizer) if tokenizer else None,
         )
-        return cls(model, preparer, rows=rows or _DEFAULT_ROWS[model.device.type])
+        return cls(model, preparer, rows=rows or _DEFAULT_ROWS)
 
     def prepare(self, request: Request) -> Sequence:
         """Tokenise and check a request; any thread may call it. Raises RowError, and sending it again will not help."""
@@ -246,7 +247,7 @@ class Engine:
 
     def _choose_attention(self, positions: Tensor, lengths: list[int]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Bind decode attention (q, k, v of one layer) to the rows' lengths in this step."""
-        if self._model.device.type == "cpu":
+        if not self._masked:
             return lambda q, k, v: attend_each_row(q, k, v, lengths)
         width = round_up(max(lengths), WIDTH_MULTIPLE)
         mask = length_mask(positions, width, self._model.dtype)

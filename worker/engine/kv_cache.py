@@ -8,7 +8,9 @@ from worker.engine.spec import Spec
 
 # Where attention reads one width for all rows, that width is rounded up to this: few different shapes.
 WIDTH_MULTIPLE = 64
-_GROWTH_TOKENS = 256  # positions added at a time, so that growing is rare
+# Positions and slots added at a time, so that growing is rare and a few short rows do not pay for many long ones.
+_GROWTH_TOKENS = 256
+_GROWTH_SLOTS = 32
 
 
 class KVCache:
@@ -51,7 +53,8 @@ class KVCache:
         width = round_up(max_tokens, _GROWTH_TOKENS)
         if self.fits(num_rows, max(width, self.width)):
             width = max(width, self.width)
-        num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width))
+        wanted = max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
+        num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width, wanted))
         old_k, old_v, kept = self.k, self.v, min(width, self.width)
         self._allocate(num_slots, width)
         self.k[:, :num_live, :, :kept] = old_k[:, :num_live, :, :kept]

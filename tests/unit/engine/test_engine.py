@@ -157,6 +157,17 @@ def test_long_row_joins_short_ones(engine: Engine) -> None:
     assert finished[0] == alone
 
 
+def test_masked_attention_decodes_the_same(folder: Path) -> None:
+    """What a GPU runs, on a CPU."""
+    requests = ragged_requests(9)
+    engine = Engine.load(folder, rows=6)
+    expected = engine.generate(requests)
+    engine._masked = True
+    for output, other in zip(engine.generate(requests), expected, strict=True):
+        assert output.token_ids == other.token_ids
+        assert output.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
 def test_stats_count_rows_and_tokens(folder: Path) -> None:
     engine = Engine.load(folder, rows=2)
     engine.generate([Request("a", [5, 6, 7], params=GREEDY), Request("b", [5], params=GREEDY)])
