@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from worker.engine import Engine, Request, SamplingParams
-from worker.engine.engine import EngineInfo
+from worker.engine.info import EngineInfo
 from worker.engine.spec import Spec, to_config
 from worker.engine.weights import init_weights, save_weights
 

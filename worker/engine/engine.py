@@ -6,7 +6,7 @@ One thread steps it; `prepare` alone may be called from others.
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from worker.engine.attention import attend_each_row, attend_masked_rows, attend_prompts, length_mask
 from worker.engine.chat import load_chat_template
 from worker.engine.finish import finish
+from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import WIDTH_MULTIPLE, KVCache, token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
@@ -29,33 +30,6 @@ from worker.engine.transformer import forward, logits
 from worker.engine.types import EngineError, Output, Request, RowError
 
 _DEFAULT_ROWS = 128  # on a CPU a token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What an engine is; `fingerprint` changes with anything that may change a token."""
-
-    name: str
-    dtype: str
-    device: str
-    max_model_len: int
-    rows: int
-    vocab_size: int
-    num_parameters: int
-    fingerprint: str
-    fast_paths: dict[str, str]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What an engine has done since it was loaded. Occupancy is row_steps / (steps * rows)."""
-
-    steps: int = 0
-    row_steps: int = 0
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
 
 
 class Engine:
@@ -74,7 +48,7 @@ class Engine:
         )
         self._masked = model.device.type != "cpu"  # one product over all rows; a CPU takes them one by one
         self._counters = Counters()
-        self.info = _describe(model, max_model_len=preparer.max_model_len, rows=rows)
+        self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows)
 
     @classmethod
     def load(
@@ -296,17 +270,3 @@ def _choose_length(asked: int | None, context_length: int) -> int:
             f"max_model_len must be from 2 to the model's context length of {context_length}, not {asked}"
         )
     return asked or context_length
-
-
-def _describe(model: Model, *, max_model_len: int, rows: int) -> EngineInfo:
-    return EngineInfo(
-        name=model.name,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=str(model.device),
-        max_model_len=max_model_len,
-        rows=rows,
-        vocab_size=model.spec.vocab_size,
-        num_parameters=model.num_parameters,
-        fingerprint=model.fingerprint,
-        fast_paths=model.fast_paths,
-    )

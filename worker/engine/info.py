@@ -1,0 +1,47 @@
+"""What an engine says of itself: what it is, and what it has done."""
+
+from dataclasses import dataclass
+
+from worker.engine.loader import Model
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine is; `fingerprint` changes with anything that may change a token."""
+
+    name: str
+    dtype: str
+    device: str
+    max_model_len: int
+    rows: int
+    vocab_size: int
+    num_parameters: int
+    fingerprint: str
+    fast_paths: dict[str, str]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What an engine has done since it was loaded. Occupancy is row_steps / (steps * rows)."""
+
+    steps: int = 0
+    row_steps: int = 0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+
+def describe(model: Model, *, max_model_len: int, rows: int) -> EngineInfo:
+    """Say what an engine of this model is."""
+    return EngineInfo(
+        name=model.name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        max_model_len=max_model_len,
+        rows=rows,
+        vocab_size=model.spec.vocab_size,
+        num_parameters=model.num_parameters,
+        fingerprint=model.fingerprint,
+        fast_paths=model.fast_paths,
+    )
