@@ -8,7 +8,7 @@ import threading
 
 import redis
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 
 from models.errors import BatchmillError, BrokerUnavailable
 from models.messages import GENERATE_CHUNK, PRIORITY_STEPS, UNACKED_KEYS, ChunkMessage, chunk_messages
@@ -92,7 +92,7 @@ class Broker:
                 argsrepr="-",
                 kwargsrepr="-",
             )
-        except (OperationalError, redis.RedisError, OSError) as error:
+        except (KombuError, redis.RedisError, OSError) as error:
             raise BrokerUnavailable from error
 
 

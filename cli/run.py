@@ -206,14 +206,14 @@ class _Run:
 
     def _occupancy(self) -> float | None:
         """Live rows per step over slots, as Celery's `inspect stats` tells it."""
-        from kombu.exceptions import OperationalError
+        from kombu.exceptions import KombuError
 
         from worker.celery_app import create_app
 
         try:
             with create_app(self._settings) as app:
                 replies = app.control.inspect(timeout=STATS_SECONDS, limit=1).stats() or {}
-        except (OperationalError, OSError):  # Redis went while the run did not need it any more
+        except (KombuError, OSError):  # Redis went while the run did not need it any more
             return None
         engines = [reply["pool"]["engine"] for reply in replies.values() if "engine" in reply.get("pool", {})]
         slots = sum(engine["steps"] * engine["rows"] for engine in engines)

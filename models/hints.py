@@ -48,10 +48,13 @@ def unmark(connection: Connection, ids: Sequence[UUID]) -> None:
     )
 
 
-def unmark_queued(connection: Connection, model: str | None, older_than_seconds: float) -> int:
-    """Announce again all that waits and was announced longer ago than this. Returns how many."""
-    old = jobs.c.published_at <= from_now(-older_than_seconds)
-    statement = update(jobs).where(_IS_QUEUED, old).values(published_at=None)
+def unmark_queued(
+    connection: Connection, model: str | None, older_than_seconds: float, limit: int | None = None
+) -> int:
+    """Announce again what waits and was announced longer ago than this, all or the oldest. Returns how many."""
+    old = select(jobs.c.id).where(_IS_QUEUED, jobs.c.published_at <= from_now(-older_than_seconds))
     if model is not None:
-        statement = statement.where(jobs.c.model == model)
-    return connection.execute(statement).rowcount
+        old = old.where(jobs.c.model == model)
+    if limit is not None:
+        old = old.order_by(jobs.c.published_at).limit(limit)
+    return connection.execute(update(jobs).where(jobs.c.id.in_(old)).values(published_at=None)).rowcount

@@ -133,9 +133,11 @@ class Store:
         """The message that announced these jobs did not get through."""
         self.database.write(lambda connection: hints.unmark(connection, ids))
 
-    def unpublish_queued(self, *, model: str | None = None, older_than_seconds: float = 0) -> int:
-        """Count as unannounced every queued job announced longer ago than this. Returns how many."""
-        return self.database.write(lambda connection: hints.unmark_queued(connection, model, older_than_seconds))
+    def unpublish_queued(
+        self, *, model: str | None = None, older_than_seconds: float = 0, limit: int | None = None
+    ) -> int:
+        """Count queued jobs announced longer ago than this as unannounced, all or the oldest. Returns how many."""
+        return self.database.write(lambda connection: hints.unmark_queued(connection, model, older_than_seconds, limit))
 
     def queue_depth(self) -> dict[str, int]:
         """Count queued jobs by model."""

@@ -8,7 +8,7 @@ from models.logs import formatter
 from models.messages import PRIORITY_STEPS, UNACKED_KEYS, queue_of
 from models.settings import Settings, load_settings
 
-DEFAULT_ROWS = 32  # enough to fill a CPU's vector units; more only adds latency there
+DEFAULT_ROWS = 64  # until the engine has loaded and knows better; bounds only how many messages are held
 
 TRANSPORT_OPTIONS = {
     **UNACKED_KEYS,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import KombuError
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -38,7 +38,7 @@ def publish(app: Celery, hints: Iterable[Hint]) -> None:
                     argsrepr="-",
                     kwargsrepr="-",
                 )
-    except (OperationalError, RedisError, OSError) as error:
+    except (KombuError, RedisError, OSError) as error:
         raise BrokerUnavailable from error
 
 

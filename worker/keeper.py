@@ -11,13 +11,12 @@ from celery.worker import state as celery_state
 from models.claims import Claims
 from models.errors import BatchmillError, BrokerUnavailable
 from models.ids import job_id_of_task
-from models.messages import MAX_CHUNK
 from models.records import Outcome
 from models.store import Store
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
-from worker.hints import HintRepair, relay
+from worker.hints import QUIET_SECONDS, HintRepair, relay
 from worker.lease import Lease
 from worker.part import Part
 
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MAX_BEAT_SECONDS = 1.5
 BEATS_PER_LEASE = 5
+PICK_UP_LIMIT = 1024  # rows taken from the table at a time while there is no broker
+PICK_UP_SECONDS = 0.1  # then the next look: without messages the table has to be asked
 EXIT_HUNG = 71  # sysexits' EX_OSERR: the supervisor starts a successor, whose slot confirms the crash
 EXPIRE_LIMIT = 1000
 SWEEPS_PER_RESUME = 40  # about a minute: only a crash in the middle of cancelling a batch leaves it half done
@@ -54,12 +55,13 @@ class Keeper(Part):
         self._on_finished, self._hang_seconds = on_finished, hang_seconds
         self._revoked: set[str] = set()
         self._num_sweeps = 0
-        self._beat_seconds = min(MAX_BEAT_SECONDS, lease.lease_seconds / BEATS_PER_LEASE)
+        self._beat_seconds = self._pause_seconds = min(MAX_BEAT_SECONDS, lease.lease_seconds / BEATS_PER_LEASE)
 
     def work(self) -> None:
         """Beat until stopped."""
         steps = (self._heartbeat, self._revoke, self._stop_rows, self._sweep, self._ring)
-        while not self._stopping.wait(self._beat_seconds):
+        while not self._stopping.wait(self._pause_seconds):
+            self._pause_seconds = self._beat_seconds
             for step in steps:
                 try:
                     step()
@@ -132,6 +134,10 @@ class Keeper(Part):
             raise
 
     def _pick_up(self) -> None:
-        hints = self._store.take_unpublished(MAX_CHUNK, model=self._repair.model)
+        """Take rows straight from the table, also those whose message may be lying in the Redis that is away."""
+        model = self._repair.model
+        self._store.unpublish_queued(model=model, older_than_seconds=QUIET_SECONDS, limit=PICK_UP_LIMIT)
+        hints = self._store.take_unpublished(PICK_UP_LIMIT, model=model)
         if hints:
             self._feeder.deliver(Delivery([hint.id for hint in hints]))
+            self._pause_seconds = PICK_UP_SECONDS

@@ -54,6 +54,7 @@ class Mill:
         self._settings = settings
         database = open_database(settings.database)
         self._engine = load_engine(settings)
+        self.rows = self._engine.info.rows
         self._claims = Claims(database, max_attempts=settings.max_attempts)
         self._ledger, self._staging = Ledger(), Staging()
         self._slot = Slot.take(settings.state_dir)
@@ -107,7 +108,7 @@ class Mill:
             hostname=socket.gethostname(),
             pid=os.getpid(),
             model=self.model,
-            rows=info.rows,
+            rows=self.rows,
             max_model_len=info.max_model_len,
             dtype=info.dtype,
             device=info.device,
@@ -123,7 +124,7 @@ class Mill:
         gc.freeze()
         for thread in (self._writer, self._decoder, self.feeder, self._keeper):
             thread.start()
-        log.info("ready: model %s, %d rows", self.model, self._engine.info.rows, extra={"action": "ready"})
+        log.info("ready: model %s, %d rows", self.model, self.rows, extra={"action": "ready"})
 
     def drain(self, *, hurry: Callable[[], bool]) -> None:
         """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up

@@ -50,6 +50,7 @@ class DecodePool(BasePool):
                 on_crash=self._crash,
             )
             self.mill = mill
+            self.limit = mill.rows  # what `inspect stats` calls max-concurrency
             mill.start()
         except (BatchmillError, EngineError) as error:
             sys.stderr.write(f"batchmill: {error}\n")
