@@ -11,7 +11,7 @@ def finish(sequence: Sequence, token_ids: list[int], logprobs: list[float], *, t
     """Make the output of a sequence that generated these tokens, its stop token included."""
     if not all(math.isfinite(logprob) for logprob in logprobs):
         message = "the model's scores are not numbers; the checkpoint or the dtype cannot answer this prompt"
-        return Output(sequence.request_id, error=RowError("non_finite_scores", message))
+        return Output(sequence.request_id, error=RowError("nonfinite_logits", message))
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
     output = Output(
@@ -58,5 +58,5 @@ def _details(
 
 
 def _token_text(token_id: int, tokenizer: Tokenizer | None) -> str:
-    """Text of one token alone; half a character shows as U+FFFD."""
-    return tokenizer.decode([token_id], skip_special_tokens=False) if tokenizer else ""
+    """Text of one token alone; half a character shows as U+FFFD. Without a tokenizer the id, as vLLM spells it."""
+    return tokenizer.decode([token_id], skip_special_tokens=False) if tokenizer else f"token_id:{token_id}"

@@ -141,9 +141,10 @@ def to_state_dict(spec: Spec, weights: Weights) -> dict[str, Tensor]:
 
 def save_weights(folder: Path, spec: Spec, weights: Weights) -> None:
     """Write `model.safetensors` under Hugging Face names."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file(to_state_dict(spec, weights), str(folder / "model.safetensors"), metadata={"format": "pt"})
+    # Not by its save_file, which leaves a file that only its owner may read.
+    (folder / "model.safetensors").write_bytes(save(to_state_dict(spec, weights), metadata={"format": "pt"}))
 
 
 def expected_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:

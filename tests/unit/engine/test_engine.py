@@ -213,7 +213,7 @@ def test_broken_numbers_fail_their_row_only(folder: Path) -> None:
         [Request("bad", [50], params=GREEDY), good, *[replace(good, id=str(i)) for i in range(3)]]
     )
     assert outputs[0].error is not None
-    assert outputs[0].error.code == "non_finite_scores"
+    assert outputs[0].error.code == "nonfinite_logits"
     assert {tuple(output.token_ids) for output in outputs[1:]} == {tuple(run(engine, good).token_ids)}
 
 
