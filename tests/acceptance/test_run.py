@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Desk, Json, wait_until
+from tests.acceptance.conftest import Desk, Json
+from tests.waiting import wait_until
 
 NUM_SLOW = 60
 SLOW = [  # a few seconds of decoding, so that a kill meets rows in flight

@@ -9,7 +9,8 @@ import httpx
 import pytest
 from celery import Celery
 
-from tests.acceptance.conftest import Desk, wait_until
+from tests.acceptance.conftest import Desk
+from tests.waiting import wait_until
 
 
 class Service:

@@ -4,8 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,9 @@ from celery import Celery
 
 from models.database import Database
 from models.store import Store
+from tests.waiting import wait_until
 
 START_SECONDS = 60.0
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Look until it holds; fail with the time it was given."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, f"did not happen within {seconds} s"
-        time.sleep(0.02)
 
 
 class Station:

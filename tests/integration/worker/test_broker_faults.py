@@ -14,8 +14,9 @@ from models.errors import BrokerUnavailable
 from models.ids import uuid7
 from models.records import NewJob
 from models.status import Status
-from tests.conftest import _free_port
-from tests.integration.worker.conftest import Station, wait_until
+from tests.conftest import free_port
+from tests.integration.worker.conftest import Station
+from tests.waiting import wait_until
 from worker.hints import relay
 
 
@@ -23,7 +24,7 @@ class PrivateRedis:
     """A Redis of this test's own, on one port throughout."""
 
     def __init__(self, folder: Path) -> None:
-        self.port, self.folder = _free_port(), folder
+        self.port, self.folder = free_port(), folder
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.start()
 

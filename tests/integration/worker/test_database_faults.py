@@ -8,7 +8,8 @@ import psycopg
 from models.ids import uuid7
 from models.records import NewJob
 from models.status import Status
-from tests.integration.worker.conftest import Station, wait_until
+from tests.integration.worker.conftest import Station
+from tests.waiting import wait_until
 from worker.hints import relay
 
 

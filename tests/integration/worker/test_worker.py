@@ -10,7 +10,8 @@ from redis import Redis
 from models.ids import job_id_of_task, uuid7
 from models.records import NewJob
 from models.status import Status
-from tests.integration.worker.conftest import Station, wait_until
+from tests.integration.worker.conftest import Station
+from tests.waiting import wait_until
 from worker.hints import relay
 from worker.result_backend import GenerationError
 
