@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     rows: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
-    refill_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.02
+    refill_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0

@@ -14,6 +14,7 @@ from worker.rows import outcome_of
 from worker.staging import Staging
 
 IDLE_SECONDS = 0.2
+REFILL_SHARE = 16  # a sixteenth of the rows is worth a prefill of its own
 
 
 class Decoder(Part):
@@ -73,15 +74,17 @@ class Decoder(Part):
                     self._finish(FinishedRow(row, outcome))
 
     def _admit(self) -> None:
-        """Fill free slots, together where possible: a prefill of many rows costs little more than of one."""
-        free, staged = self._engine.num_free, len(self._staging)
-        if not staged or not free:
+        """Fill free slots, together where possible: a prefill of many rows costs little more than of one. They are left
+        empty only while they are few, others decode, and the first staged row has not waited long."""
+        free = self._engine.num_free
+        if not free or not len(self._staging):
             return
-        full = staged >= free and free * 8 >= self._engine.info.rows
-        if full or not self._engine.has_work or self._staging.waited_seconds() >= self._refill_wait_seconds:
-            for entry in self._staging.take(free):
-                self._engine.add(entry.sequence)
-            self._on_room()
+        few = free * REFILL_SHARE < self._engine.info.rows
+        if few and self._engine.has_work and self._staging.waited_seconds() < self._refill_wait_seconds:
+            return
+        for entry in self._staging.take(free):
+            self._engine.add(entry.sequence)
+        self._on_room()
 
     def _hand_over(self, outputs: list[Output]) -> None:
         for output in outputs:

@@ -8,6 +8,10 @@ from worker.engine.sequence import Sequence
 
 # Prompt tokens of one packed prefill: enough to keep the matrix products busy, little enough for the activations.
 PREFILL_TOKENS = 2048
+# While more prompts wait, freed rows are filled a sixteenth of all rows at a time: one prompt alone does not fill a
+# matrix product. They never stand empty for more than this many steps.
+REFILL_SHARE = 16
+MAX_HELD_STEPS = 16
 
 
 @dataclass(slots=True)
@@ -18,6 +22,7 @@ class Scheduler:
     fits: Callable[[int, int], bool]  # (rows, longest of them in tokens) -> whether the cache may hold them
     waiting: OrderedDict[str, Sequence] = field(default_factory=OrderedDict)
     live: list[Sequence] = field(default_factory=list)
+    num_held_steps: int = 0  # steps since which freed rows stand empty
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence behind those that wait."""
@@ -39,6 +44,8 @@ class Scheduler:
         Stops at the prefill's token limit or the cache's; one sequence is always taken when no row is live.
         """
         admitted: list[Sequence] = []
+        if self._holds_back():
+            return admitted
         num_tokens, longest = 0, max((sequence.max_length for sequence in self.live), default=0)
         while self.waiting and len(self.live) + len(admitted) < self.max_rows:
             sequence = next(iter(self.waiting.values()))
@@ -52,6 +59,14 @@ class Scheduler:
         admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
         self.live += admitted
         return admitted
+
+    def _holds_back(self) -> bool:
+        """Whether to leave freed rows empty for this step, until more of them can be filled by one prefill."""
+        num_free = self.max_rows - len(self.live)
+        wanted = min(len(self.waiting), self.max_rows // REFILL_SHARE)
+        held = bool(self.live) and num_free < wanted and self.num_held_steps < MAX_HELD_STEPS
+        self.num_held_steps = self.num_held_steps + 1 if held and num_free else 0
+        return held
 
     def remove(self, rows: set[int]) -> list[tuple[int, int]]:
         """Take rows out; give the moves (dst, src) that close the holes with the last live rows."""

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.scheduler import PREFILL_TOKENS, Scheduler
+from worker.engine.scheduler import MAX_HELD_STEPS, PREFILL_TOKENS, Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.types import SamplingParams
 
@@ -22,6 +22,26 @@ def test_admits_in_order_of_arrival_longest_prompt_first() -> None:
         scheduler.add(make(request_id, length))
     assert ids(scheduler.admit()) == ["b", "c", "a"]
     assert list(scheduler.waiting) == ["d"]
+
+
+def test_few_freed_rows_wait_for_others_but_not_for_ever() -> None:
+    scheduler = Scheduler(32, lambda rows, tokens: True)
+    for number in range(40):
+        scheduler.add(make(str(number)))
+    assert len(scheduler.admit()) == 32
+    scheduler.remove({0})
+    assert [len(scheduler.admit()) for _ in range(MAX_HELD_STEPS + 1)] == [0] * MAX_HELD_STEPS + [1]
+    scheduler.remove({0, 1})
+    assert len(scheduler.admit()) == 2
+
+
+def test_last_waiting_sequence_is_not_held_back() -> None:
+    scheduler = Scheduler(32, lambda rows, tokens: True)
+    for number in range(33):
+        scheduler.add(make(str(number)))
+    scheduler.admit()
+    scheduler.remove({0})
+    assert ids(scheduler.admit()) == ["32"]
 
 
 def test_prefill_limit_holds_but_never_blocks() -> None:
