@@ -16,6 +16,9 @@ SLOW = [  # a few seconds of decoding, so that a kill meets rows in flight
 ]
 
 
+RUN = ("run", "in.jsonl", "-o", "out.jsonl", "--rows", "8")  # few at a time, so that they end one after the other
+
+
 def choices(lines: list[Json]) -> dict[str, Json]:
     """What was generated, by custom_id: ids and times differ between runs, nothing else may."""
     return {line["custom_id"]: line["response"]["body"]["choices"][0] for line in lines}
@@ -33,7 +36,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Json]:
 
 def finish(desk: Desk, expected: dict[str, Json]) -> None:
     """Run again to the end and compare."""
-    done = desk.run("run", "in.jsonl", "-o", "out.jsonl")
+    done = desk.run(*RUN)
     assert done.returncode == 0, done.stderr
     assert "going on with an earlier run" in done.stderr
     check(desk, expected)
@@ -78,7 +81,7 @@ def test_results_come_in_input_order_and_bad_lines_apart(desk: Desk) -> None:
 
 def test_killed_worker_loses_and_repeats_nothing(desk: Desk, expected: dict[str, Json]) -> None:
     desk.write("in.jsonl", list(SLOW))
-    process = desk.start("run", "in.jsonl", "-o", "out.jsonl")
+    process = desk.start(*RUN)
     wait_until(lambda: desk.num_done() > 3)
     desk.children(process)["worker"].kill()
     _, stderr = process.communicate(timeout=100)
@@ -86,22 +89,35 @@ def test_killed_worker_loses_and_repeats_nothing(desk: Desk, expected: dict[str,
     check(desk, expected)
 
 
-def test_killed_run_goes_on_where_it_stopped(desk: Desk, expected: dict[str, Json]) -> None:
+def test_killed_run_leaves_nobody_behind_and_goes_on(desk: Desk, expected: dict[str, Json]) -> None:
     desk.write("in.jsonl", list(SLOW))
-    process = desk.start("run", "in.jsonl", "-o", "out.jsonl")
+    process = desk.start(*RUN)
     wait_until(lambda: desk.num_done() > 3)
     desk.children(process)
     process.kill()
     process.communicate()
     assert not (desk.folder / "out.jsonl").exists()
     wait_until(lambda: desk.leftovers() == [], 15)
+    assert desk.num_done() > 3
+    finish(desk, expected)
+
+
+def test_pulled_plug_loses_and_repeats_nothing(desk: Desk, expected: dict[str, Json]) -> None:
+    desk.write("in.jsonl", list(SLOW))
+    process = desk.start(*RUN)
+    wait_until(lambda: desk.num_done() > 3)
+    children = desk.children(process)
+    process.kill()
+    for child in children.values():
+        child.kill()
+    process.communicate()
     assert 3 < desk.num_done() < NUM_SLOW
     finish(desk, expected)
 
 
 def test_interrupted_run_says_how_to_go_on(desk: Desk, expected: dict[str, Json]) -> None:
     desk.write("in.jsonl", list(SLOW))
-    process = desk.start("run", "in.jsonl", "-o", "out.jsonl")
+    process = desk.start(*RUN)
     wait_until(lambda: desk.num_done() > 3)
     desk.children(process)
     process.send_signal(signal.SIGINT)
