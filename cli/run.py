@@ -113,6 +113,8 @@ class _Run:
         files.advance()
         files.finish()
         batch = _read(store, first)
+        if not batch.num_total:
+            self._console.print(f"{self._options.input} holds no prompts", highlight=False)
         self._console.print(summary(batch, first=first, seconds=time.monotonic() - began, occupancy=occupancy))
         return EXIT_COMPLETED if batch.num_completed == batch.num_total else EXIT_ROWS_FAILED
 

@@ -1,8 +1,10 @@
 """The engine thread: staged rows into free slots, one decode step after the other, finished rows out."""
 
 import queue
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from models.records import Outcome
@@ -15,6 +17,15 @@ from worker.staging import Staging
 
 IDLE_SECONDS = 0.2
 REFILL_SHARE = 16  # a sixteenth of the rows is worth a prefill of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Rows to stop decoding, and the outcome to write for them, if any."""
+
+    job_ids: set[UUID]
+    outcome: Outcome | None
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class Decoder(Part):
@@ -35,16 +46,23 @@ class Decoder(Part):
         self._engine, self._staging, self._ledger = engine, staging, ledger
         self._refill_wait_seconds = refill_wait_seconds
         self._finish, self._on_room = finish, on_room
-        self._orders: queue.SimpleQueue[tuple[set[UUID], Outcome | None]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.progressed_at = time.monotonic()
 
     def drop(self, job_ids: set[UUID]) -> None:
-        """Stop decoding these rows at the next step; nothing is written for them."""
-        self._orders.put((job_ids, None))
+        """Stop decoding these rows and return once that is done; nothing is written for them.
+
+        Waiting matters: an order carried out after the same job was claimed again would drop the new attempt, and
+        nobody would ever end it.
+        """
+        order = Order(job_ids, None)
+        self._orders.put(order)
+        while self.is_alive() and not order.done.wait(IDLE_SECONDS):
+            pass
 
     def end(self, row: Row, outcome: Outcome) -> None:
         """Stop decoding a cancelled or expired row at the next step and write that outcome."""
-        self._orders.put(({row.job.id}, outcome))
+        self._orders.put(Order({row.job.id}, outcome))
 
     @property
     def stalled_seconds(self) -> float:
@@ -65,13 +83,14 @@ class Decoder(Part):
     def _obey(self) -> None:
         """Carry out what the keeper ordered since the last step."""
         while not self._orders.empty():
-            job_ids, outcome = self._orders.get()
-            self._staging.remove(job_ids)
-            for job_id in job_ids:
+            order = self._orders.get()
+            self._staging.remove(order.job_ids)
+            for job_id in order.job_ids:
                 self._engine.cancel(str(job_id))
                 row = self._ledger.row(job_id)
-                if outcome is not None and row is not None:
-                    self._finish(FinishedRow(row, outcome))
+                if order.outcome is not None and row is not None:
+                    self._finish(FinishedRow(row, order.outcome))
+            order.done.set()
 
     def _admit(self) -> None:
         """Fill free slots, together where possible: a prefill of many rows costs little more than of one. They are left
