@@ -93,3 +93,12 @@ def test_second_attempt_gives_the_same_tokens(sqlite_station: Station) -> None:
     for one, other in zip(first, second, strict=True):
         assert one.completions[0].token_ids == other.completions[0].token_ids
         assert one.completions[0].logprobs == other.completions[0].logprobs
+
+
+def test_worker_takes_no_more_messages_than_it_can_soon_decode(sqlite_station: Station) -> None:
+    ids = submit(sqlite_station, 320, max_tokens=240)  # ten messages of 32
+    sqlite_station.start_worker(model="demo", BATCHMILL_ROWS="8")
+    wait_for_flight(sqlite_station, ids)
+    stats = sqlite_station.app.control.inspect(timeout=3, limit=1).stats()
+    (pool,) = (reply["pool"] for reply in stats.values())
+    assert pool["inbox"] + pool["staged"] < 2 * 32 + 8  # a message in hand, and one popped while it was
