@@ -30,15 +30,6 @@ def take(connection: Connection, limit: int, model: str | None) -> list[Hint]:
     return [Hint(row.id, row.model, row.priority, row.suspicion) for row in taken]
 
 
-def mark(connection: Connection, ids: Sequence[UUID]) -> None:
-    """These jobs were announced by whoever stored them."""
-    connection.execute(
-        update(jobs)
-        .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
-        .values(published_at=now())
-    )
-
-
 def unmark(connection: Connection, ids: Sequence[UUID]) -> None:
     """The announcement of these jobs did not get through."""
     connection.execute(

@@ -125,10 +125,6 @@ class Store:
         """Take queued jobs no message announced yet, highest priority first; from now on they count as announced."""
         return self.database.write(lambda connection: hints.take(connection, limit, model))
 
-    def mark_published(self, ids: Sequence[UUID]) -> None:
-        """These jobs were announced by whoever submitted them."""
-        self.database.write(lambda connection: hints.mark(connection, ids))
-
     def unpublish(self, ids: Sequence[UUID]) -> None:
         """The message that announced these jobs did not get through."""
         self.database.write(lambda connection: hints.unmark(connection, ids))

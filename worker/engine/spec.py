@@ -47,11 +47,6 @@ class Spec:
         """Width of the fused projection: H query heads, then Hkv key heads, then Hkv value heads."""
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
 
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.num_heads // self.num_kv_heads
-
 
 def load_spec(folder: Path) -> Spec:
     """Read `config.json`, and the stop tokens of `generation_config.json` where it names some."""

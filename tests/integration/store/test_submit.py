@@ -221,12 +221,3 @@ def test_a_hint_that_was_lost_is_taken_again(store: Store) -> None:
     assert store.unpublish_queued(older_than_seconds=60) == 0
     time.sleep(0.002)  # SQLite's clock counts milliseconds
     assert store.unpublish_queued() == 3
-
-
-def test_a_job_its_submitter_announced_is_not_announced_again(store: Store) -> None:
-    job = new_job()
-    store.submit([job])
-
-    store.mark_published([job.id])
-
-    assert store.take_unpublished(10) == []
