@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from worker.engine.types import Output, Request, RowError
+from worker.engine.types import Completion, Output, Request, RowError
 
 DEFAULT_ROWS = 1024  # nothing is computed, so only the queue's chunking counts
 MAX_MODEL_LEN = 1 << 20
@@ -78,11 +78,6 @@ def _answer(request: Request) -> Output:
     prompt = request.prompt if request.prompt is not None else [1]
     num = min(len(prompt), request.params.max_tokens or len(prompt))
     token_ids = [ord(token) if isinstance(token, str) else token for token in prompt[:num]]
-    return Output(
-        request_id=request.id,
-        prompt_token_ids=[0] * len(prompt),
-        token_ids=token_ids,
-        logprobs=[0.0] * num,
-        text=prompt[:num] if isinstance(prompt, str) else "",
-        finish_reason="length",
-    )
+    text = prompt[:num] if isinstance(prompt, str) else ""
+    answer = Completion(token_ids, [0.0] * num, text, finish_reason="length")
+    return Output(request.id, [0] * len(prompt), (answer,) * request.params.n)

@@ -4,7 +4,7 @@ import math
 
 from worker.engine.sequence import Sequence
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Output, RowError, TokenLogprobs
+from worker.engine.types import Completion, Output, RowError, TokenLogprobs
 
 
 def finish(sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None) -> Output:
@@ -14,16 +14,14 @@ def finish(sequence: Sequence, token_ids: list[int], logprobs: list[float], *, t
         return Output(sequence.request_id, error=RowError("nonfinite_logits", message))
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
-    output = Output(
-        request_id=sequence.request_id,
-        prompt_token_ids=sequence.prompt_token_ids,
+    completion = Completion(
         token_ids=kept,
         logprobs=logprobs[:num_tokens],
         text=_text(sequence, kept, tokenizer),
         finish_reason=reason,
         details=_details(sequence, kept, logprobs, tokenizer=tokenizer),
     )
-    return output
+    return Output(sequence.request_id, sequence.prompt_token_ids, (completion,))
 
 
 def _text(sequence: Sequence, token_ids: list[int], tokenizer: Tokenizer | None) -> str:
@@ -50,6 +48,7 @@ def _details(
                 logprob=logprobs[index],
                 top=tuple((_token_text(other, tokenizer), other, logprob) for other, logprob in top),
                 text_offset=len(stream.text) if stream else 0,
+                token_id=token_id,
             )
         )
         if stream:

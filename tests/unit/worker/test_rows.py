@@ -9,7 +9,7 @@ from models.errors import RequestError
 from models.ids import job_id_of_task
 from models.records import ClaimedJob, JobError
 from models.status import Status
-from worker.engine.types import Output, RowError, TokenLogprobs
+from worker.engine.types import Completion, Output, RowError, TokenLogprobs
 from worker.rows import engine_request, inline_delivery, listed_delivery, outcome_of
 
 JOB = ClaimedJob(
@@ -70,7 +70,7 @@ def test_body_of_another_version_fails_its_row() -> None:
 
 def test_finished_output_becomes_a_completion() -> None:
     details = [TokenLogprobs("b", -0.5, (("b", 1, -0.5),), 0)]
-    output = Output(str(JOB.id), [1, 2], [3], [-0.5], "b", "length", details)
+    output = Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b", "length", details),))
     outcome = outcome_of(JOB, output, fingerprint="f")
     (completion,) = outcome.completions
     assert (outcome.status, outcome.attempt, completion.prompt_tokens, completion.output_tokens) == (
@@ -85,7 +85,7 @@ def test_finished_output_becomes_a_completion() -> None:
 
 def test_prompt_ids_are_kept_only_where_asked_for() -> None:
     job = replace(JOB, body={**JOB.body, "return_token_ids": True})
-    outcome = outcome_of(job, Output(str(JOB.id), [1, 2], [3], [-0.5], "b"), fingerprint="f")
+    outcome = outcome_of(job, Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b"),)), fingerprint="f")
     assert outcome.completions[0].prompt_token_ids == [1, 2]
 
 
