@@ -18,8 +18,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from worker.engine import Engine, Request, SamplingParams
+from worker.engine.families import to_config
 from worker.engine.info import EngineInfo
-from worker.engine.spec import Spec, to_config
+from worker.engine.spec import Spec
 from worker.engine.weights import init_weights, save_weights
 
 HF_BATCH_ROWS = 32

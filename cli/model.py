@@ -8,7 +8,7 @@ def check_model(settings: Settings) -> None:
     """Raise ConfigurationError where the folder is missing or its config.json is not one we can run."""
     if settings.model == NOOP:
         return
-    from worker.engine.spec import load_spec
+    from worker.engine.families import load_spec
     from worker.engine.types import EngineError
 
     try:

@@ -1,6 +1,7 @@
 """The files of a checkpoint: which there are, their tensors by name, their fingerprint. Knows nothing of shapes."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import torch
@@ -53,7 +54,7 @@ def _indexed_files(index: Path) -> list[Path]:
 
 
 def load_state_dict(files: list[Path]) -> dict[str, Tensor]:
-    """Read all tensors of the files onto the CPU. Raises EngineError for a file that cannot be read."""
+    """Map all tensors of the files, read from disk as they are used. Raises EngineError for an unreadable file."""
     state: dict[str, Tensor] = {}
     for file in files:
         state |= _load_safetensors(file) if file.suffix == ".safetensors" else _load_torch(file)
@@ -70,7 +71,8 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
 def _load_torch(file: Path) -> dict[str, Tensor]:
     """Read a state dict, bare or under the key "model". Tensors only: no code in the file is ever run."""
     try:
-        value = torch.load(file, map_location="cpu", weights_only=True)
+        # Only the zip format, torch.save's since 1.6, can be mapped.
+        value = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # torch.load raises a dozen types for a broken or foreign file
         reason = str(error).partition("\n")[0]
         raise EngineError(f"{file} is not a readable state dict of tensors: {reason}") from error

@@ -15,21 +15,24 @@ _MAX_BLOCK_ROWS = 32
 _PACK_ROWS = 64  # the row count oneDNN lays a weight out for; any count works afterwards
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Multiply x [N, in] by weight [out, in], plain or packed -> [N, out]. In inference N is a multiple of 16."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply x [N, in] by weight [out, in], plain or packed, and add bias [out] -> [N, out].
+
+    In inference N is a multiple of 16.
+    """
     if weight.is_mkldnn and x.dtype == torch.float32:
-        return _packed_linear(x, weight)
+        return _packed_linear(x, weight, bias)
     if x.device.type == "cpu" and torch.is_inference_mode_enabled() and x.shape[0] > _MAX_BLOCK_ROWS:
-        return torch.cat([_block_linear(block, weight) for block in torch.split(x, _MAX_BLOCK_ROWS)])
-    return _block_linear(x, weight)
+        return torch.cat([_block_linear(block, weight, bias) for block in torch.split(x, _MAX_BLOCK_ROWS)])
+    return _block_linear(x, weight, bias)
 
 
-def _block_linear(x: Tensor, weight: Tensor) -> Tensor:
-    return _packed_linear(x, weight) if weight.is_mkldnn else F.linear(x, weight)
+def _block_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _packed_linear(x, weight, bias) if weight.is_mkldnn else F.linear(x, weight, bias)
 
 
-def _packed_linear(x: Tensor, weight: Tensor) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return product
 
 
@@ -45,7 +48,7 @@ def packing_works(dtype: torch.dtype) -> bool:
     x = torch.randn(ROW_MULTIPLE, 96, generator=generator).to(dtype)
     weight = torch.randn(160, 96, generator=generator).to(dtype)
     try:
-        product = _packed_linear(x, pack(weight))
+        product = _packed_linear(x, pack(weight), None)
     except (RuntimeError, AttributeError, TypeError):
         return False
     expected = x.double() @ weight.double().T

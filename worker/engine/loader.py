@@ -1,15 +1,18 @@
 """From a model folder to a model ready to run: device, dtype, weights in their fast layout, what to say of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from worker.engine.checkpoint import find_folder, find_weight_files, hash_files, load_state_dict
+from worker.engine.families import load_spec
 from worker.engine.linear import pack, packing_works
-from worker.engine.spec import DTYPES, Spec, load_spec
+from worker.engine.spec import DTYPES, Spec
 from worker.engine.types import EngineError
-from worker.engine.weights import Weights, from_state_dict, map_matrices
+from worker.engine.weights import Weights, count_parameters, from_state_dict
 
 # Raise it with any change that may alter a token or a logprob: it is part of every fingerprint.
 ENGINE_VERSION = "1"
@@ -37,10 +40,7 @@ def load_model(path: Path, *, device: str, dtype: str) -> Model:
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, spec=spec, device=torch_device)
     files = find_weight_files(path)
-    state = {name: tensor.to(torch_device, torch_dtype) for name, tensor in load_state_dict(files).items()}
-    weights = from_state_dict(spec, state)
-    num_parameters = sum(tensor.numel() for tensor in weights.tensors())
-    weights, fast_paths = _speed_up(weights, device=torch_device, dtype=torch_dtype)
+    weights, fast_paths = _build_weights(spec, load_state_dict(files), device=torch_device, dtype=torch_dtype)
     digest = hash_files([folder / "config.json", *files])
     dtype_name = str(torch_dtype).removeprefix("torch.")
     return Model(
@@ -50,7 +50,7 @@ def load_model(path: Path, *, device: str, dtype: str) -> Model:
         weights=weights,
         device=torch_device,
         dtype=torch_dtype,
-        num_parameters=num_parameters,
+        num_parameters=count_parameters(spec),
         fingerprint=f"{ENGINE_VERSION}-{torch_device.type}-{dtype_name}-{digest}",
         fast_paths=fast_paths,
     )
@@ -84,9 +84,18 @@ def choose_dtype(dtype: str, *, spec: Spec, device: torch.device) -> torch.dtype
     return chosen
 
 
-def _speed_up(weights: Weights, *, device: torch.device, dtype: torch.dtype) -> tuple[Weights, dict[str, str]]:
-    """Re-lay the matrices where that helps, and name what is in use."""
+def _build_weights(
+    spec: Spec, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
+) -> tuple[Weights, dict[str, str]]:
+    """Move tensors to where they are used, re-lay the matrices where that helps, and name what is in use.
+
+    One layer at a time: a checkpoint lies in mapped files, so that only what is kept of it takes memory.
+    """
+
+    def place(tensor: Tensor) -> Tensor:
+        return tensor.to(device, dtype)
+
     attention = {"attention": "scaled_dot_product_attention"}
     if device.type == "cpu" and packing_works(dtype):
-        return map_matrices(weights, pack), {"linear": "oneDNN packed"} | attention
-    return weights, {"linear": "plain"} | attention
+        return from_state_dict(spec, state, place=place, relay=pack), {"linear": "oneDNN packed"} | attention
+    return from_state_dict(spec, state, place=place), {"linear": "plain"} | attention

@@ -1,94 +1,89 @@
 """The decoder as pure functions of tensors: (tokens, positions, attend) -> hidden -> logits.
 
 Inference and training run through these same functions. They know no cache, no batch and no padding: N is any list
-of tokens end to end, and `attend` alone knows which of them see each other.
+of tokens end to end, and `attend` alone knows which of them see each other. What differs between families is a flag
+of the Spec.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engine.linear import linear
-from worker.engine.spec import Llama3Rope, Spec
+from worker.engine.rope import Rotation, rotary, rotate
+from worker.engine.spec import Spec
 from worker.engine.weights import Layer, Weights
 
 # (layer index, q [N, H, D], k [N, Hkv, D], v [N, Hkv, D]) -> [N, H * D]; q and k carry their positions already.
+# In the last layer q has M rows where `forward` was asked to keep M, and so has the result.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
-def forward(weights: Weights, spec: Spec, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-    """Run tokens [N] at logical positions [N] through all layers -> hidden [N, C], before the last norm."""
+def forward(
+    weights: Weights, spec: Spec, tokens: Tensor, positions: Tensor, attend: Attend, keep: Tensor | None = None
+) -> Tensor:
+    """Run tokens [N] at logical positions [N] through all layers -> hidden [N, C], before the last norm.
+
+    With `keep` [M], row numbers in any order, only these rows' hidden [M, C] is wanted: once the last layer's keys and
+    values exist, the rest of that layer runs for them alone. There `attend` gets the q of these rows, in `keep`'s
+    order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`.
+    """
     x = F.embedding(tokens, weights.embedding)  # [N, C]
-    rotation = rotary(spec, positions, x.dtype)
+    if weights.position_embedding is not None:
+        x = x + F.embedding(positions, weights.position_embedding)
+    rotation = rotary(spec, positions, x.dtype) if any(spec.rotated) else None
     for index, layer in enumerate(weights.layers):
-        q, k, v = project(layer, spec, x, rotation)
-        x = x + linear(attend(index, q, k, v), layer.wo)
+        q, k, v = project(layer, spec, x, rotation if spec.rotated[index] else None)
+        if keep is not None and index == spec.num_layers - 1:
+            # q is made for all rows and picked from: its part of the fused matrix cannot be multiplied by alone.
+            q, x = q[keep], x[keep]
+        x = x + linear(attend(index, q, k, v), layer.wo, layer.bo)
         x = x + feed_forward(layer, spec, x)
     return x
 
 
 def logits(weights: Weights, spec: Spec, hidden: Tensor) -> Tensor:
     """Turn hidden [M, C] into raw next-token scores [M, V], float32."""
-    return linear(rms_norm(hidden, weights.norm, spec.rms_norm_eps), weights.head).float()
+    return linear(normalise(spec, hidden, weights.norm, weights.norm_bias), weights.head).float()
 
 
-def project(layer: Layer, spec: Spec, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def project(layer: Layer, spec: Spec, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
     """Make queries [N, H, D], keys [N, Hkv, D] (both rotated) and values [N, Hkv, D] of one layer."""
-    qkv = linear(rms_norm(x, layer.attention_norm, spec.rms_norm_eps), layer.wqkv)
+    qkv = linear(normalise(spec, x, layer.attention_norm, layer.attention_norm_bias), layer.wqkv, layer.bqkv)
     heads = qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim)
-    num_rotated = spec.num_heads + spec.num_kv_heads
-    qk = rotate(heads[:, :num_rotated], rotation)
-    return qk[:, : spec.num_heads], qk[:, spec.num_heads :], heads[:, num_rotated:]
+    num_qk = spec.num_heads + spec.num_kv_heads
+    qk, v = heads[:, :num_qk], heads[:, num_qk:]
+    if layer.q_norm is not None and layer.k_norm is not None:
+        qk = _norm_heads(spec, qk, layer.q_norm, layer.k_norm)
+    if rotation is not None:
+        qk = rotate(qk, rotation)
+    return qk[:, : spec.num_heads], qk[:, spec.num_heads :], v
+
+
+def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
+    """Normalise each head of qk [N, H + Hkv, D], the queries by q_norm [D] and the keys by k_norm [D] (Qwen3)."""
+    q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
+    return torch.cat([rms_norm(q, q_norm, spec.norm_eps), rms_norm(k, k_norm, spec.norm_eps)], dim=1)
 
 
 def feed_forward(layer: Layer, spec: Spec, x: Tensor) -> Tensor:
-    """SwiGLU over x [N, C]: down(silu(gate) * up)."""
-    gate_up = linear(rms_norm(x, layer.mlp_norm, spec.rms_norm_eps), layer.w_gate_up)
-    gate, up = gate_up.chunk(2, dim=-1)
-    return linear(F.silu(gate) * up, layer.w_down)
+    """The MLP over x [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
+    inner = linear(normalise(spec, x, layer.mlp_norm, layer.mlp_norm_bias), layer.w_gate_up, layer.b_gate_up)
+    if spec.mlp == "gelu":
+        return linear(F.gelu(inner, approximate="tanh"), layer.w_down, layer.b_down)
+    gate, up = inner.chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, layer.w_down, layer.b_down)
+
+
+def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The family's norm over each row of x [N, C]."""
+    if spec.norm == "layer":
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, spec.norm_eps)
+    return rms_norm(x, weight, spec.norm_eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Scale each row of x [N, C] to unit mean square, in float32, then by weight [C]."""
+    """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
     return F.rms_norm(x, (x.shape[-1],), weight, eps)
-
-
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + D/2) of x [N, heads, D] by its position's angle; Hugging Face's half-split order."""
-    cos, sin = rotation
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
-
-
-def rotary(spec: Spec, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Look up cos and sin [N, 1, D] for positions [N]; the first half of sin is negated, as `rotate` wants it."""
-    cos, sin = _rotary_table(spec, positions.device, dtype)
-    return cos[positions][:, None], sin[positions][:, None]
-
-
-@lru_cache(maxsize=4)
-def _rotary_table(spec: Spec, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and signed sin [context, D] for every position, computed in float32 as Hugging Face does."""
-    # Cached across callers, so it must be a normal tensor even when the first caller is inference.
-    with torch.inference_mode(False), torch.no_grad():
-        angles = torch.arange(spec.context_length, dtype=torch.float32)[:, None] * inverse_frequencies(spec)
-        cos = torch.cat([angles.cos(), angles.cos()], dim=-1)
-        sin = torch.cat([-angles.sin(), angles.sin()], dim=-1)
-        return cos.to(device, dtype), sin.to(device, dtype)
-
-
-def inverse_frequencies(spec: Spec) -> Tensor:
-    """Radians per position of each of the D/2 pairs, float32."""
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
-    frequencies = 1.0 / spec.rope_theta**exponents
-    return frequencies if spec.rope_scaling is None else _stretch(frequencies, spec.rope_scaling)
-
-
-def _stretch(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
-    """Slow rotations down by `factor`, keep fast ones, blend between (source: transformers' llama3 rope)."""
-    turns = rope.original_context_length * frequencies / (2 * torch.pi)  # full turns within the original context
-    span = rope.high_freq_factor - rope.low_freq_factor
-    keep = ((turns - rope.low_freq_factor) / span).clamp(0, 1)
-    return (1 - keep) * frequencies / rope.factor + keep * frequencies

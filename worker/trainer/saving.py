@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from worker.engine.spec import Spec, to_config
+from worker.engine.families import to_config
+from worker.engine.spec import Spec
 from worker.engine.weights import Weights, from_state_dict, save_weights, to_state_dict
 from worker.trainer.bpe import PATTERN, Ranks, write_ranks
 from worker.trainer.data import END_TOKEN

@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM
 from tests.unit.engine.models import tiny_llama
 from worker.engine import Engine, EngineError, Request, SamplingParams, linear
 from worker.engine.checkpoint import find_weight_files, hash_files, load_state_dict
+from worker.engine.families import load_spec, parse_config, to_config
 from worker.engine.loader import choose_dtype, load_model
-from worker.engine.spec import load_spec, parse_config, to_config
 from worker.engine.weights import from_state_dict, init_weights, save_weights, to_state_dict
 
 REQUEST = Request("a", [5, 6, 7], params=SamplingParams(max_tokens=8, temperature=0.0))
@@ -111,13 +111,17 @@ def test_stop_tokens_come_from_generation_config_first(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "architecture gpt2 is not supported yet"),
+        ({"model_type": "mixtral"}, "architecture mixtral is not supported; llama, mistral"),
         ({"model_type": "absent"}, "architecture LlamaForCausalLM is not"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"attention_bias": True}, "lacks model.layers.0.self_attn.q_proj.bias"),
         ({"sliding_window": 128}, "sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope scaling 'yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "rope scaling 'longrope'"),
+        ({"rope_scaling": {"type": "linear"}}, "lacks factor"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ({"num_attention_heads": 0, "head_dim": None}, "wrong kind"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "lacks factor"),
         ({"vocab_size": "absent"}, "lacks vocab_size"),
         ({"vocab_size": "many"}, "wrong kind"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.unit.engine.models import VOCAB_SIZE, tiny_llama
 from worker.engine.checkpoint import find_weight_files, load_state_dict
-from worker.engine.spec import load_spec
+from worker.engine.families import load_spec
 from worker.engine.transformer import forward, logits
 from worker.engine.weights import from_state_dict, init_weights
 

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 
 from worker.engine import Engine, Request, SamplingParams
 from worker.engine.checkpoint import load_state_dict
-from worker.engine.spec import load_spec
+from worker.engine.families import load_spec
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.transformer import forward, logits
 from worker.engine.weights import from_state_dict
