@@ -9,9 +9,10 @@ import orjson
 from api.errors import ModelNotFound
 from api.services import Services
 from models.errors import RequestError
+from models.generation import ChatRequest, CompletionRequest
 from models.ids import uuid7
 from models.records import NewJob
-from models.requests import DEFAULT_PRIORITY, ChatRequest, CompletionRequest, stored_body
+from models.requests import DEFAULT_PRIORITY, stored_body
 
 SYNC_PRIORITY = 6  # somebody waits on the line
 MAX_KEY_CHARS = 255

@@ -75,9 +75,11 @@ class NoopEngine:
 
 
 def _answer(request: Request) -> Output:
+    params = request.params
     prompt = request.prompt if request.prompt is not None else [1]
-    num = min(len(prompt), request.params.max_tokens or len(prompt))
+    num = len(prompt) if params.max_tokens is None else min(len(prompt), params.max_tokens)
     token_ids = [ord(token) if isinstance(token, str) else token for token in prompt[:num]]
     text = prompt[:num] if isinstance(prompt, str) else ""
-    answer = Completion(token_ids, [0.0] * num, text, finish_reason="length")
-    return Output(request.id, [0] * len(prompt), (answer,) * request.params.n)
+    echoed = prompt if params.echo and isinstance(prompt, str) else ""
+    answer = Completion(token_ids, [0.0] * num, echoed + text, finish_reason="length")
+    return Output(request.id, [0] * len(prompt), (answer,) * params.n)

@@ -21,49 +21,75 @@ from models.requests import (
 )
 from models.status import Status
 from worker.deliveries import Delivery
-from worker.engine.types import Output, Request, SamplingParams
+from worker.engine.types import Output, Request, SamplingParams, TokenLogprobs
+
+# What a request's body and the engine spell alike and hold in the same type.
+_SAME = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "ignore_eos",
+    "min_tokens",
+    "include_stop_str_in_output",
+    "skip_special_tokens",
+    "add_special_tokens",
+    "truncate_prompt_tokens",
+    "context_overflow",
+    "n",
+    "best_of",
+    "prompt_logprobs",
+    "use_beam_search",
+    "length_penalty",
+    "early_stopping",
+)
 
 
 def engine_request(job: ClaimedJob) -> Request:
     """What the engine is asked for. Raises RequestError where the body is another version's."""
     values = read_stored(job.endpoint, job.body)
     params = SamplingParams(
-        max_tokens=values["max_tokens"],
-        temperature=values["temperature"],
-        top_k=values["top_k"],
-        top_p=values["top_p"],
-        min_p=values["min_p"],
+        **{name: values[name] for name in _SAME},
         seed=values["seed"] or 0,
         stop=tuple(values["stop"]),
         stop_token_ids=tuple(values["stop_token_ids"]),
-        ignore_eos=values["ignore_eos"],
-        min_tokens=values["min_tokens"],
-        include_stop_str_in_output=values["include_stop_str_in_output"],
-        skip_special_tokens=values["skip_special_tokens"],
-        add_special_tokens=values["add_special_tokens"],
+        logit_bias=tuple((int(token_id), bias) for token_id, bias in values["logit_bias"].items()),
+        echo=values.get("echo", False),  # a chat has none
         top_logprobs=num_top_logprobs(values),
     )
     return Request(str(job.id), prompt=values.get("prompt"), messages=values.get("messages"), params=params)
 
 
 def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:
-    """The row to be committed for a finished request."""
+    """What is to be committed for a finished request: a completion for each answer."""
     if output.error is not None:
         return failed(job, output.error.code, output.error.message)
-    completion = CompletionRecord(
-        choice_index=0,
-        text=output.text,
-        token_ids=output.token_ids,
-        logprobs=output.logprobs,
-        prompt_token_ids=output.prompt_token_ids if job.body.get("return_token_ids") else None,
-        details=_details(output),
-        finish_reason=output.finish_reason,
+    indexes = range(len(output.completions))
+    completions = tuple(_record(job, output, index, fingerprint=fingerprint) for index in indexes)
+    return Outcome(job.id, job.attempt, Status.COMPLETED, completions)
+
+
+def _record(job: ClaimedJob, output: Output, index: int, *, fingerprint: str) -> CompletionRecord:
+    """One answer. The prompt's ids and scores, which all share, are kept with the first alone."""
+    answer, is_first = output.completions[index], index == 0
+    wants_ids = is_first and job.body.get("return_token_ids")
+    return CompletionRecord(
+        choice_index=index,
+        text=answer.text,
+        token_ids=answer.token_ids,
+        logprobs=answer.logprobs,
+        prompt_token_ids=output.prompt_token_ids if wants_ids else None,
+        details=_details(answer.details, output.prompt_details if is_first else None),
+        finish_reason=answer.finish_reason,
         prompt_tokens=len(output.prompt_token_ids),
-        output_tokens=len(output.token_ids),
+        output_tokens=len(answer.token_ids),
         seed=job.body.get("seed", 0),
         fingerprint=fingerprint,
     )
-    return Outcome(job.id, job.attempt, Status.COMPLETED, (completion,))
 
 
 def failed(job: ClaimedJob, code: str, message: str) -> Outcome:
@@ -105,13 +131,18 @@ def _uuid(text: object) -> UUID | None:
         return None
 
 
-def _details(output: Output) -> dict[str, Any] | None:
-    """Token texts and alternatives, when the client asked for logprobs."""
-    if output.details is None:
-        return None
-    return {
-        "tokens": [
+def _details(tokens: Sequence[TokenLogprobs] | None, prompt: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:
+    """What the client asked to see: with `logprobs` each token (with `echo` the prompt's first), with `prompt_logprobs`
+    each token of the prompt."""
+    details: dict[str, Any] = {}
+    if tokens is not None:
+        details["tokens"] = [
             {"token": entry.token, "logprob": entry.logprob, "offset": entry.text_offset, "top": entry.top}
-            for entry in output.details
+            for entry in tokens
         ]
-    }
+    if prompt is not None:
+        details["prompt"] = [
+            {"id": entry.token_id, "token": entry.token, "logprob": entry.logprob, "rank": entry.rank, "top": entry.top}
+            for entry in prompt
+        ]
+    return details or None

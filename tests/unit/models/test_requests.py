@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from models.errors import RequestError
-from models.requests import CompletionRequest, num_top_logprobs, parse_request, read_stored, stored_body
+from models.generation import CompletionRequest
+from models.requests import num_top_logprobs, parse_request, read_stored, stored_body
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 USER = [{"role": "user", "content": "hi"}]
@@ -63,7 +64,9 @@ def test_stored_body_parses_to_the_same_request() -> None:
 
 
 def test_fields_that_are_off_are_let_in() -> None:
-    parse_request(COMPLETIONS, {"prompt": "a", "n": 1, "echo": False, "frequency_penalty": 0.0, "logit_bias": {}})
+    off = {"stream": False, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
+    assert "stream" not in parse_request(COMPLETIONS, {"prompt": "a", **off}).model_dump()
+    parse_request(CHAT, {"messages": USER, "echo": False, **off})
 
 
 @pytest.mark.parametrize(
@@ -102,9 +105,8 @@ def test_fields_that_are_off_are_let_in() -> None:
         ({"metadata": {"a": 1}}, "invalid_metadata", "metadata.a"),
         ({"priority": 10}, "invalid_value", "priority"),
         ({"ttl": 0}, "invalid_value", "ttl"),
-        ({"n": 2}, "unsupported_parameter", "n"),
-        ({"n": True}, "unsupported_parameter", "n"),
         ({"stream": True}, "unsupported_parameter", "stream"),
+        ({"stream": 0}, "unsupported_parameter", "stream"),
         ({"tools": [{}]}, "unsupported_parameter", "tools"),
         ({"temprature": 1}, "unknown_parameter", "temprature"),
     ],

@@ -1,17 +1,21 @@
 """From a message to a delivery, from a claimed job to a request, from an output to an outcome."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from models.errors import RequestError
 from models.ids import job_id_of_task
+from models.packing import dump_json, load_json
 from models.records import ClaimedJob, JobError
+from models.requests import parse_request, stored_body
 from models.status import Status
-from worker.engine.types import Completion, Output, RowError, TokenLogprobs
+from worker.engine.types import Completion, Output, RowError, SamplingParams, TokenLogprobs
 from worker.rows import engine_request, inline_delivery, listed_delivery, outcome_of
 
+USER = [{"role": "user", "content": "hi"}]
 JOB = ClaimedJob(
     uuid4(), 3, "/v1/completions", "demo", {"prompt": "a", "seed": 7, "stop": ["x"]}, 4, None, 0, "default"
 )
@@ -63,6 +67,51 @@ def test_chat_job_carries_its_messages() -> None:
     assert (request.params.top_logprobs, request.params.max_tokens) == (2, None)
 
 
+def test_every_parameter_of_the_engine_is_filled_from_the_body() -> None:
+    """A parameter that is let in and then forgotten would change answers in silence."""
+    given: dict[str, Any] = {
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_k": 3,
+        "top_p": 0.25,
+        "min_p": 0.125,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": -1,
+        "presence_penalty": 0.75,
+        "logit_bias": {"5": -100, "7": 1.5},
+        "seed": 11,
+        "stop": ["x"],
+        "stop_token_ids": [4],
+        "ignore_eos": True,
+        "min_tokens": 2,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+        "add_special_tokens": False,
+        "truncate_prompt_tokens": 6,
+        "context_overflow": "crop",
+        "n": 2,
+        "best_of": 4,
+        "echo": True,
+        "logprobs": 1,
+        "prompt_logprobs": 3,
+        "use_beam_search": True,
+        "length_penalty": -0.5,
+        "early_stopping": "never",
+    }
+    body = stored_body(parse_request("/v1/completions", {"prompt": "a", **given}))
+    params = engine_request(replace(JOB, body=load_json(dump_json(body)))).params
+    expected = given | {"stop": ("x",), "stop_token_ids": (4,), "logit_bias": ((5, -100), (7, 1.5))}
+    expected["top_logprobs"] = expected.pop("logprobs")
+    assert asdict(params) == expected
+    assert all(value != getattr(SamplingParams(), name) for name, value in expected.items())
+
+
+def test_parameters_that_were_not_given_are_the_engines_defaults() -> None:
+    for endpoint, prompt in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": USER})):
+        body = stored_body(parse_request(endpoint, prompt | {"seed": 0, "max_tokens": 16}))
+        assert engine_request(replace(JOB, endpoint=endpoint, body=body)).params == SamplingParams()
+
+
 def test_body_of_another_version_fails_its_row() -> None:
     with pytest.raises(RequestError):
         engine_request(replace(JOB, body={"prompt": "a", "from_the_future": 1}))
@@ -87,6 +136,53 @@ def test_prompt_ids_are_kept_only_where_asked_for() -> None:
     job = replace(JOB, body={**JOB.body, "return_token_ids": True})
     outcome = outcome_of(job, Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b"),)), fingerprint="f")
     assert outcome.completions[0].prompt_token_ids == [1, 2]
+
+
+def test_each_answer_becomes_a_completion_of_its_own() -> None:
+    job = replace(JOB, body={**JOB.body, "return_token_ids": True})
+    answers = (
+        Completion([3], [-0.5], "b", "length"),
+        Completion([], [], "", "stop"),
+        Completion([4, 5], [-1, -2], "cd"),
+    )
+
+    outcome = outcome_of(job, Output(str(JOB.id), [1, 2], answers), fingerprint="f")
+
+    assert [entry.choice_index for entry in outcome.completions] == [0, 1, 2]
+    assert [(entry.text, entry.finish_reason) for entry in outcome.completions] == [
+        ("b", "length"),
+        ("", "stop"),
+        ("cd", "stop"),
+    ]
+    assert [(entry.prompt_tokens, entry.output_tokens) for entry in outcome.completions] == [(2, 1), (2, 0), (2, 2)]
+    assert [entry.prompt_token_ids for entry in outcome.completions] == [[1, 2], None, None]
+
+
+def test_scores_of_the_prompt_are_stored_once() -> None:
+    prompt = [TokenLogprobs("a", None, (), 0, 7), TokenLogprobs("b", -2.0, (("c", 9, -0.1),), 1, 8, 5)]
+    answers = (Completion([3], [-0.5], "b"), Completion([4], [-1.5], "c"))
+
+    outcome = outcome_of(JOB, Output(str(JOB.id), [7, 8], answers, prompt), fingerprint="f")
+
+    first, second = outcome.completions
+    assert first.details == {
+        "prompt": [
+            {"id": 7, "token": "a", "logprob": None, "rank": None, "top": ()},
+            {"id": 8, "token": "b", "logprob": -2.0, "rank": 5, "top": (("c", 9, -0.1),)},
+        ]
+    }
+    assert second.details is None
+
+
+def test_echoed_tokens_are_kept_beside_the_logprobs_of_the_answer() -> None:
+    details = [TokenLogprobs("a", None, (), 0), TokenLogprobs("b", -0.5, (), 1)]
+    answer = Completion([3], [-0.5], "ab", "length", details)
+
+    (completion,) = outcome_of(JOB, Output(str(JOB.id), [1], (answer,)), fingerprint="f").completions
+
+    assert completion.logprobs == [-0.5]
+    assert completion.details is not None
+    assert [(entry["token"], entry["logprob"]) for entry in completion.details["tokens"]] == [("a", None), ("b", -0.5)]
 
 
 def test_row_error_becomes_a_failed_outcome() -> None:

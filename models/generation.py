@@ -1,0 +1,180 @@
+"""The fields of a generation request, their ranges, and the rules between them.
+
+Names and ranges are OpenAI's; those beyond it are spelled as vLLM spells them.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from models.errors import RequestError
+
+MAX_LOGPROBS = 20
+MAX_ANSWERS = 128
+MAX_STOPS = 4
+MAX_STOP_CHARS = 256
+MAX_SEED = 2**63 - 1
+MAX_BIASES = 300
+MAX_BIAS = 100
+MAX_TOKEN_ID = 2**31 - 1
+
+STOP_ERROR = f"stop must be one to {MAX_STOPS} non-empty strings of at most {MAX_STOP_CHARS} characters"
+LOGIT_BIAS_ERROR = (
+    f"logit_bias must map at most {MAX_BIASES} token ids, written as decimal strings,"
+    f" to numbers from -{MAX_BIAS} to {MAX_BIAS}"
+)
+_TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)  # one spelling an id: "7" and "07" would be two biases
+
+Text = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Answers = Annotated[int, Field(ge=1, le=MAX_ANSWERS)]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """One turn of a chat."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+    name: str | None = None
+
+
+class GenerationRequest(BaseModel):
+    """What every endpoint shares. Strict: "8", 8.5 and true are not integers; an unknown field is an error."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+    model: Annotated[str, Field(max_length=255)] | None = None
+    max_tokens: Count | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] = 1.0
+    top_p: Probability = 1.0
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] = 0
+    min_p: Probability = 0.0
+    # Scores are multiplied and divided by it in float32: the bounds keep them finite.
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] = 1.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    logit_bias: dict[str, float] = {}
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    stop: list[str] = []
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=8)] = []
+    ignore_eos: bool = False
+    min_tokens: Count = 0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    context_overflow: Literal["error", "crop"] = "error"
+    n: Answers = 1
+    best_of: Answers | None = None
+    use_beam_search: bool = False
+    # Of a score divided by length ** length_penalty: beyond ten a long answer's divisor leaves float32.
+    length_penalty: Annotated[float, Field(ge=-10, le=10, allow_inf_nan=False)] = 1.0
+    early_stopping: bool | Literal["never"] = False
+    prompt_logprobs: NumLogprobs | None = None
+    return_token_ids: bool = False
+    background: bool = False
+    priority: Annotated[int, Field(ge=0, le=9)] | None = None
+    ttl: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] | None = None
+    metadata: dict[str, str] = {}
+    user: Annotated[str, Field(max_length=255)] | None = None
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_is_short(cls, value: list[str]) -> list[str]:
+        if len(value) > MAX_STOPS or any(not 0 < len(stop) <= MAX_STOP_CHARS for stop in value):
+            raise ValueError(STOP_ERROR)
+        return value
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _biases_are_few(cls, value: object) -> object:
+        """Before pydantic looks at each entry: it would list a complaint for every one of a million."""
+        if not isinstance(value, dict) or len(value) > MAX_BIASES or not all(map(_is_bias, value.items())):
+            raise ValueError(LOGIT_BIAS_ERROR)
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _metadata_is_small(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) > 16 or any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
+            raise ValueError("metadata holds at most 16 pairs, keys of 64 and values of 512 characters")
+        return value
+
+
+class CompletionRequest(GenerationRequest):
+    """The body of POST /v1/completions."""
+
+    prompt: Text | TokenIds
+    echo: bool = False
+    logprobs: NumLogprobs | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _one_prompt(cls, value: object) -> object:
+        """A list that holds one prompt is that prompt."""
+        if isinstance(value, list) and value and isinstance(value[0], str | list):
+            if len(value) > 1:
+                raise RequestError(
+                    "unsupported_parameter",
+                    f"prompt holds {len(value)} prompts; send each as a job of its own",
+                    param="prompt",
+                )
+            return value[0]
+        return value
+
+
+class ChatRequest(GenerationRequest):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool = False
+    top_logprobs: NumLogprobs | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "ChatRequest":
+        if self.max_completion_tokens is not None:
+            self.max_tokens = self.max_completion_tokens
+        return self
+
+
+def check_together(request: CompletionRequest | ChatRequest) -> None:
+    """Check the rules between fields. Raises RequestError, which names the field to change."""
+    if request.max_tokens == 0:
+        _check_scoring(request)
+    if request.best_of is not None and request.best_of < request.n:
+        raise RequestError("invalid_value", "best_of must be at least n", param="best_of")
+    if not request.use_beam_search:
+        for name in ("length_penalty", "early_stopping"):
+            if getattr(request, name) != GenerationRequest.model_fields[name].default:
+                raise RequestError("invalid_value", f"{name} needs use_beam_search", param=name)
+
+
+def _check_scoring(request: CompletionRequest | ChatRequest) -> None:
+    """Without a token to decode, something of the prompt must be asked for."""
+    if request.use_beam_search:
+        raise RequestError("invalid_value", "max_tokens must be at least 1 with use_beam_search", param="max_tokens")
+    echoes = isinstance(request, CompletionRequest) and request.echo
+    if not echoes and request.prompt_logprobs is None:
+        wanted = "echo or prompt_logprobs" if isinstance(request, CompletionRequest) else "prompt_logprobs"
+        raise RequestError("invalid_value", f"max_tokens must be at least 1 without {wanted}", param="max_tokens")
+
+
+def _is_bias(entry: tuple[object, object]) -> bool:
+    token_id, bias = entry
+    if not isinstance(token_id, str) or not _TOKEN_ID.fullmatch(token_id) or int(token_id) > MAX_TOKEN_ID:
+        return False
+    return isinstance(bias, int | float) and not isinstance(bias, bool) and -MAX_BIAS <= bias <= MAX_BIAS
