@@ -34,13 +34,11 @@ def endpoint_body(job: JobRecord) -> Json:
     }
     if not job.completions:
         return body
-    choice, request = (chat_choice if is_chat else text_choice), job.body
-    first = job.completions[0]
-    return body | {
-        "choices": [choice(completion, request) for completion in job.completions],
-        "system_fingerprint": first.fingerprint,
-        "seed": first.seed,
-    }
+    first, request = job.completions[0], job.body
+    if is_chat and "prompt_logprobs" in request:  # where vLLM has it; a text completion has it in each choice
+        body["prompt_logprobs"] = prompt_logprobs(first)
+    choices = (chat_choices if is_chat else text_choices)(job.completions, request)
+    return body | {"choices": choices, "system_fingerprint": first.fingerprint, "seed": first.seed}
 
 
 def background_body(job: JobRecord) -> Json:
@@ -124,26 +122,45 @@ def usage(completions: Sequence[CompletionRecord]) -> Json | None:
     return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
 
 
-def text_choice(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
-    """A choice of a text completion."""
-    wanted = request.get("logprobs")
-    logprobs = text_logprobs(completion, wanted) if wanted is not None else None
-    return _choice(completion, request, {"text": completion.text}, logprobs)
+def text_choices(completions: Sequence[CompletionRecord], request: Mapping[str, Any]) -> list[Json]:
+    """The choices of a text completion."""
+    wanted, about_prompt = request.get("logprobs"), _prompt_ids(completions[0], request)
+    if "prompt_logprobs" in request:
+        about_prompt["prompt_logprobs"] = prompt_logprobs(completions[0])
+    return [
+        _choice(completion, {"text": completion.text}, None if wanted is None else text_logprobs(completion, wanted))
+        | _token_ids(completion, request)
+        | about_prompt
+        for completion in completions
+    ]
 
 
-def chat_choice(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
-    """A choice of a chat completion."""
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    logprobs = chat_logprobs(completion, request.get("top_logprobs") or 0) if request.get("logprobs") else None
-    return _choice(completion, request, {"message": message}, logprobs)
+def chat_choices(completions: Sequence[CompletionRecord], request: Mapping[str, Any]) -> list[Json]:
+    """The choices of a chat completion."""
+    wanted, num_top = request.get("logprobs"), request.get("top_logprobs") or 0
+    return [
+        _choice(
+            completion,
+            {"message": {"role": "assistant", "content": completion.text, "refusal": None}},
+            chat_logprobs(completion, num_top) if wanted else None,
+        )
+        | _token_ids(completion, request)
+        | _prompt_ids(completions[0], request)
+        for completion in completions
+    ]
 
 
-def _choice(completion: CompletionRecord, request: Mapping[str, Any], text: Json, logprobs: Json | None) -> Json:
-    choice = {"index": completion.choice_index, **text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
-    if request.get("return_token_ids"):
-        choice["token_ids"] = list(completion.token_ids)
-        choice["prompt_token_ids"] = list(completion.prompt_token_ids or ())
-    return choice
+def _choice(completion: CompletionRecord, text: Json, logprobs: Json | None) -> Json:
+    return {"index": completion.choice_index, **text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
+
+
+def _token_ids(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
+    return {"token_ids": list(completion.token_ids)} if request.get("return_token_ids") else {}
+
+
+def _prompt_ids(first: CompletionRecord, request: Mapping[str, Any]) -> Json:
+    """The prompt's ids, stored with the first choice alone."""
+    return {"prompt_token_ids": list(first.prompt_token_ids or ())} if request.get("return_token_ids") else {}
 
 
 def text_logprobs(completion: CompletionRecord, num_top: int) -> Json:
@@ -171,16 +188,35 @@ def chat_logprobs(completion: CompletionRecord, num_top: int) -> Json:
     return {"content": content, "refusal": None}
 
 
-def _top_by_text(entry: Mapping[str, Any]) -> dict[str, float]:
-    """The alternatives and the chosen token, likeliest first."""
+def _top_by_text(entry: Mapping[str, Any]) -> dict[str, float] | None:
+    """The alternatives and the chosen token, likeliest first; None for a prompt's first token, which has neither."""
+    if entry["logprob"] is None:
+        return None
     top: dict[str, float] = {}
     for text, _, logprob in [*entry["top"], (entry["token"], None, entry["logprob"])]:
         top.setdefault(text, logprob)
     return top
 
 
+def prompt_logprobs(first: CompletionRecord) -> list[Json | None]:
+    """A prompt's scores as vLLM has them: by token id, the prompt's own token before the likeliest ones. Null for its
+    first token, which nothing precedes. They are stored with the first choice alone."""
+    scores: Sequence[Mapping[str, Any]] = (first.details or {}).get("prompt", ())
+    return [None if entry["logprob"] is None else _by_token_id(entry) for entry in scores]
+
+
+def _by_token_id(entry: Mapping[str, Any]) -> Json:
+    own = (entry["token"], entry["id"], entry["logprob"], entry["rank"])
+    likeliest = [(text, token_id, logprob, rank) for rank, (text, token_id, logprob) in enumerate(entry["top"], 1)]
+    return {
+        str(token_id): {"logprob": logprob, "rank": rank, "decoded_token": text}
+        for text, token_id, logprob, rank in (own, *likeliest)
+    }
+
+
 def details(completion: CompletionRecord) -> Sequence[Mapping[str, Any]]:
-    """Each token's text, logprob, offset and alternatives, kept where the request asked for logprobs."""
+    """Each token's text, logprob, offset and alternatives, kept where the request asked for logprobs. With echo the
+    prompt's tokens come first."""
     tokens: Sequence[Mapping[str, Any]] = (completion.details or {}).get("tokens", ())
     return tokens
 

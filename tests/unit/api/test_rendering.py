@@ -113,6 +113,105 @@ def test_token_ids_come_only_when_asked_for() -> None:
     assert (asked["token_ids"], asked["prompt_token_ids"]) == ([7, 3], [1, 2])
 
 
+def choices_of(record: JobRecord) -> list[dict[str, Any]]:
+    """As a client reads them: dumped as an answer is."""
+    choices: list[dict[str, Any]] = orjson.loads(orjson.dumps(endpoint_body(record)))["choices"]
+    return choices
+
+
+def test_each_answer_is_a_choice_and_the_prompt_counts_once() -> None:
+    second = replace(
+        COMPLETION, choice_index=1, text="b", finish_reason="length", output_tokens=5, prompt_token_ids=None
+    )
+    record = job({"n": 2, "return_token_ids": True}, completions=(COMPLETION, second))
+
+    body = endpoint_body(record)
+
+    assert [(choice["index"], choice["text"], choice["finish_reason"]) for choice in body["choices"]] == [
+        (0, "é!", "stop"),
+        (1, "b", "length"),
+    ]
+    assert [choice["prompt_token_ids"] for choice in body["choices"]] == [[1, 2], [1, 2]]
+    assert body["usage"] == {"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11}
+    assert output_line(record)["response"]["body"] == body
+
+
+def test_each_answer_of_a_chat_is_a_message() -> None:
+    second = replace(COMPLETION, choice_index=1, text="b", details={"tokens": TOKENS[:1]})
+    body = {"n": 2, "logprobs": True}
+
+    choices = choices_of(job(body, endpoint="/v1/chat/completions", completions=(COMPLETION, second)))
+
+    assert [(choice["index"], choice["message"]["content"]) for choice in choices] == [(0, "é!"), (1, "b")]
+    assert [len(choice["logprobs"]["content"]) for choice in choices] == [2, 1]
+
+
+def test_echoed_first_token_has_neither_logprob_nor_alternatives() -> None:
+    first = {"token": "<s>", "logprob": None, "offset": 0, "top": []}
+    echoed = replace(COMPLETION, details={"tokens": [first, *TOKENS]})
+
+    [choice] = choices_of(job({"echo": True, "logprobs": 1}, completions=(echoed,)))
+
+    assert choice["logprobs"]["tokens"] == ["<s>", "é", "!"]
+    assert choice["logprobs"]["token_logprobs"] == [None, -0.5, -3.0]
+    assert choice["logprobs"]["top_logprobs"][0] is None
+    assert choice["logprobs"]["top_logprobs"][1] == {"é": -0.5, "e": -1.0}
+
+
+def test_chosen_token_never_overwrites_a_likelier_one_that_reads_the_same() -> None:
+    entry = {"token": "?", "logprob": -3.0, "offset": 0, "top": [["?", 1, -0.1]]}
+
+    [choice] = choices_of(job({"logprobs": 1}, completions=(replace(COMPLETION, details={"tokens": [entry]}),)))
+
+    assert choice["logprobs"]["top_logprobs"] == [{"?": -0.1}]
+    assert choice["logprobs"]["token_logprobs"] == [-3.0]
+
+
+PROMPT = [
+    {"id": 1, "token": "<s>", "logprob": None, "rank": None, "top": []},
+    {"id": 5, "token": "a", "logprob": -4.0, "rank": 9, "top": [["b", 6, -0.5], ["c", 7, -1.0]]},
+    {"id": 6, "token": "b", "logprob": -0.5, "rank": 1, "top": [["b", 6, -0.5], ["c", 7, -1.0]]},
+]
+PROMPT_LOGPROBS = [
+    None,
+    {
+        "5": {"logprob": -4.0, "rank": 9, "decoded_token": "a"},
+        "6": {"logprob": -0.5, "rank": 1, "decoded_token": "b"},
+        "7": {"logprob": -1.0, "rank": 2, "decoded_token": "c"},
+    },
+    {
+        "6": {"logprob": -0.5, "rank": 1, "decoded_token": "b"},
+        "7": {"logprob": -1.0, "rank": 2, "decoded_token": "c"},
+    },
+]
+
+
+def test_prompt_logprobs_are_by_token_id_in_every_choice() -> None:
+    first, second = replace(COMPLETION, details={"prompt": PROMPT}), replace(COMPLETION, choice_index=1, details=None)
+
+    choices = choices_of(job({"n": 2, "prompt_logprobs": 2}, completions=(first, second)))
+
+    assert [choice["prompt_logprobs"] for choice in choices] == [PROMPT_LOGPROBS, PROMPT_LOGPROBS]
+    assert [choice["logprobs"] for choice in choices] == [None, None]
+
+
+def test_prompt_logprobs_of_a_chat_stand_beside_its_choices() -> None:
+    scored = replace(COMPLETION, details={"prompt": PROMPT, "tokens": TOKENS})
+    record = job({"prompt_logprobs": 2}, endpoint="/v1/chat/completions", completions=(scored,))
+
+    body = endpoint_body(record)
+
+    assert body["prompt_logprobs"] == PROMPT_LOGPROBS
+    assert "prompt_logprobs" not in body["choices"][0]
+
+
+def test_prompt_is_not_scored_unless_asked_for() -> None:
+    for endpoint in ("/v1/completions", "/v1/chat/completions"):
+        body = endpoint_body(job(endpoint=endpoint))
+        assert "prompt_logprobs" not in body
+        assert "prompt_logprobs" not in body["choices"][0]
+
+
 def test_output_line_has_openai_batch_shape() -> None:
     line = output_line(job(custom_id="a", batch_id=BATCH, line=3))
 
