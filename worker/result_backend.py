@@ -12,7 +12,7 @@ from celery.backends.base import BaseBackend
 
 from models.database import Database
 from models.ids import job_id_of_task, public_id
-from models.records import JobError, JobRecord, NewJob
+from models.records import CompletionRecord, JobError, JobRecord, NewJob
 from models.requests import ENDPOINTS
 from models.status import Status
 from models.store import Store
@@ -107,20 +107,30 @@ def _state(job: JobRecord) -> str:
 
 
 def completion_result(job: JobRecord) -> dict[str, Any]:
-    """The value of AsyncResult(job_id).get(): the first choice, JSON-friendly. `logprobs` are natural logs of the
-    chosen tokens under the raw logits' softmax, before temperature and filters."""
-    choice = job.completions[0]
+    """The value of AsyncResult(job_id).get(), JSON-friendly: the first answer, and in `choices` all of them.
+
+    `logprobs` are natural logs of the chosen tokens under the raw logits' softmax, before temperature and filters.
+    """
+    first = job.completions[0]
+    output_tokens = sum(choice.output_tokens for choice in job.completions)
     return {
         "id": public_id(job.endpoint, job.id),
         "model": job.model,
-        "text": choice.text,
-        "token_ids": list(choice.token_ids),
-        "logprobs": list(choice.logprobs or ()),
-        "finish_reason": choice.finish_reason,
+        **_choice(first),
+        "choices": [{"index": choice.choice_index, **_choice(choice)} for choice in job.completions],
         "usage": {
-            "prompt_tokens": choice.prompt_tokens,
-            "completion_tokens": choice.output_tokens,
-            "total_tokens": choice.prompt_tokens + choice.output_tokens,
+            "prompt_tokens": first.prompt_tokens,
+            "completion_tokens": output_tokens,
+            "total_tokens": first.prompt_tokens + output_tokens,
         },
-        "seed": choice.seed,
+        "seed": first.seed,
+    }
+
+
+def _choice(completion: CompletionRecord) -> dict[str, Any]:
+    return {
+        "text": completion.text,
+        "token_ids": list(completion.token_ids),
+        "logprobs": list(completion.logprobs or ()),
+        "finish_reason": completion.finish_reason,
     }

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -40,8 +40,10 @@ class Worker:
         [job] = self.claims.claim(self.id, [job_id])
         return job
 
-    def complete(self, job: ClaimedJob, text: str = "done", *, details: Mapping[str, Any] | None = None) -> None:
-        """Commit a completion of two tokens."""
+    def complete(
+        self, job: ClaimedJob, text: str = "done", *, more: Sequence[str] = (), details: Mapping[str, Any] | None = None
+    ) -> None:
+        """Commit a completion of two tokens, and further ones with the texts `more`."""
         completion = CompletionRecord(
             choice_index=0,
             text=text,
@@ -55,7 +57,8 @@ class Worker:
             seed=job.body["seed"],
             fingerprint="fp",
         )
-        self.claims.commit(self.id, [Outcome(job.id, job.attempt, Status.COMPLETED, (completion,))])
+        rest = [replace(completion, choice_index=index, text=text) for index, text in enumerate(more, start=1)]
+        self.claims.commit(self.id, [Outcome(job.id, job.attempt, Status.COMPLETED, (completion, *rest))])
 
     def fail(self, job: ClaimedJob, code: str) -> None:
         """Commit a failure."""

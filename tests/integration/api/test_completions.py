@@ -184,6 +184,10 @@ def test_model_that_a_worker_announces_is_known(client: TestClient, database: Da
         ({"temprature": 1}, "unknown_parameter", "temprature"),
         ({"max_tokens": "8"}, "invalid_value", "max_tokens"),
         ({"tools": [{}]}, "unsupported_parameter", "tools"),
+        ({"n": 10**9}, "invalid_value", "n"),
+        ({"n": 3, "best_of": 2}, "invalid_value", "best_of"),
+        ({"logit_bias": {"x": 1}}, "invalid_logit_bias", "logit_bias"),
+        ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"prompt": ""}, "empty_prompt", "prompt"),
         ({"prompt": [1, -1]}, "invalid_token_id", "prompt[1]"),
     ],
@@ -225,3 +229,31 @@ def test_logprobs_and_token_ids_come_as_asked(client: TestClient, worker: Worker
         "top_logprobs": [{"do": -0.5}, {"x": -0.1, "ne": -1.5}],
         "text_offset": [0, 2],
     }
+
+
+def test_every_answer_comes_back_as_a_choice(client: TestClient, worker: Worker) -> None:
+    posted = client.post("/v1/completions", json=BACKGROUND | {"n": 2, "best_of": 3, "logit_bias": {"5": -1}}).json()
+    job = worker.claim(parse_job_id(posted["id"]))
+    assert (job.body["n"], job.body["best_of"], job.body["logit_bias"]) == (2, 3, {"5": -1})
+    worker.complete(job, "one", more=["two"])
+
+    result = client.get(f"/v1/jobs/{posted['id']}").json()["result"]
+
+    assert [(choice["index"], choice["text"]) for choice in result["choices"]] == [(0, "one"), (1, "two")]
+    assert result["usage"] == {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+
+
+def test_scores_of_the_prompt_come_as_asked(client: TestClient, worker: Worker) -> None:
+    asked = {"max_tokens": 0, "echo": True, "logprobs": 0, "prompt_logprobs": 0}
+    posted = client.post("/v1/completions", json=BACKGROUND | asked).json()
+    tokens = [{"token": "a", "logprob": None, "offset": 0, "top": []}]
+    prompt = [
+        {"id": 1, "token": "a", "logprob": None, "rank": None, "top": []},
+        {"id": 2, "token": "b", "logprob": -0.5, "rank": 3, "top": []},
+    ]
+    worker.complete(worker.claim(parse_job_id(posted["id"])), details={"tokens": tokens, "prompt": prompt})
+
+    [choice] = client.get(f"/v1/jobs/{posted['id']}").json()["result"]["choices"]
+
+    assert choice["logprobs"]["token_logprobs"] == [None]
+    assert choice["prompt_logprobs"] == [None, {"2": {"logprob": -0.5, "rank": 3, "decoded_token": "b"}}]

@@ -155,6 +155,22 @@ def test_a_commit_run_again_is_recognised(store: Store, claims: Claims) -> None:
     assert claims.commit(worker_id, []) == CommitResult()
 
 
+def test_several_answers_are_stored_once_whether_the_commit_is_run_again_or_late(store: Store, claims: Claims) -> None:
+    worker_id = new_worker(claims)
+    job = submit_and_claim(store, claims, worker_id)
+    answers = tuple(choice(f"answer {index}", choice_index=index) for index in range(128))
+    outcome = replace(completed(job), completions=answers)
+
+    assert claims.commit(worker_id, [outcome]).applied == {job.id}
+    assert claims.commit(worker_id, [outcome]).already_mine == {job.id}
+    assert claims.commit(new_worker(claims, slot="b"), [replace(outcome, attempt=2)]).fenced == {job.id}
+
+    read = store.job(job.id)
+    assert read is not None
+    assert [entry.text for entry in read.completions] == [entry.text for entry in answers]
+    assert [entry.choice_index for entry in read.completions] == list(range(128))
+
+
 def test_a_commit_for_an_unknown_job_is_refused(claims: Claims) -> None:
     job = Outcome(uuid7(), 1, Status.COMPLETED, (choice(),))
 

@@ -41,6 +41,17 @@ def test_another_service_sends_a_task_and_reads_its_result(station: Station) -> 
     assert (job.status, job.attempt) == (Status.COMPLETED, 1)
 
 
+def test_every_answer_reaches_the_database_and_its_reader(station: Station) -> None:
+    station.start_worker()
+    sent = station.send(kwargs={"prompt": "hello", "max_tokens": 2, "n": 3})
+    result = sent.get(timeout=30)
+    assert [(choice["index"], choice["text"]) for choice in result["choices"]] == [(0, "he"), (1, "he"), (2, "he")]
+    assert (result["text"], result["usage"]) == (
+        "he",
+        {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11},
+    )
+
+
 def test_listed_jobs_are_all_completed_once(station: Station) -> None:
     ids = submit(station, 1000)
     station.start_worker()
