@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from models.generation import ChatRequest, CompletionRequest
+from models.refusals import UNSUPPORTED
+from models.requests import DEFAULT_MAX_TOKENS
 from models.settings import Settings
 from models.status import ARROWS, FINAL, Status
 
@@ -39,6 +42,24 @@ def test_settings_table_is_complete_and_true() -> None:
     for field, variable in names.items():
         default = Settings.model_fields[field].default
         assert default is None or table[variable] == str(default), variable
+
+
+def test_parameter_tables_are_complete_and_true() -> None:
+    text = (ROOT / "docs/parameters.md").read_text()
+    table = {row[0].strip("`"): row[1].strip("`") for row in rows(text, columns=4)}
+    fields = CompletionRequest.model_fields | ChatRequest.model_fields
+    special = {"max_tokens": str(DEFAULT_MAX_TOKENS), "seed": "drawn", "logprobs": "none"}
+    defaults = {name: "required" if field.is_required() else spelled(field.default) for name, field in fields.items()}
+
+    assert table == defaults | special
+    assert [name for name in UNSUPPORTED if f"`{name}`" not in text] == []
+
+
+def spelled(default: object) -> str:
+    """A default as the tables have it."""
+    if default is None or isinstance(default, bool):
+        return str(default).lower()
+    return str(default)
 
 
 def test_glossary_has_every_status_and_every_arrow() -> None:
