@@ -17,7 +17,7 @@ ANY = "*"
 SQL = {"alembic", "psycopg", "sqlalchemy"}
 DATA = {"orjson", "pydantic", "pydantic_core", "pydantic_settings"}
 CELERY = {"billiard", "celery", "kombu", "redis"}
-TENSORS = {"jinja2", "numpy", "safetensors", "tiktoken", "tokenizers", "torch"}
+TENSORS = {"huggingface_hub", "jinja2", "numpy", "safetensors", "tiktoken", "tokenizers", "torch"}
 
 # The longest name that is a prefix of a module rules it. Beside these every module may import the standard library.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -16,16 +16,6 @@ _SAMPLE_BYTES = 64 * 1024
 _NUM_SAMPLES = 64  # per file: 4 MiB read however large the checkpoint is
 
 
-def find_folder(path: Path) -> Path:
-    """Name the folder that holds config.json, whether a folder or one of its weight files was given."""
-    folder = path.parent if path.is_file() else path
-    if not folder.is_dir():
-        raise EngineError(f"there is no model folder at {path}")
-    if not (folder / "config.json").is_file():
-        raise EngineError(f"{folder} holds no config.json: it is not a model folder")
-    return folder
-
-
 def find_weight_files(path: Path) -> list[Path]:
     """List the weight files: the given file, else safetensors (one or by index), else the one .pt or .pth."""
     if path.is_file():

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from worker.engine.folders import HUGGING_FACE_CONFIG, META_CONFIG, is_meta_folder
+from worker.engine.meta_config import parse_params
 from worker.engine.rope_config import rope_fields, scaling_to_config
 from worker.engine.spec import Spec, check_spec, read_json
 from worker.engine.types import EngineError
@@ -32,8 +34,10 @@ _REFUSED: dict[str, tuple[object, ...]] = {
 
 
 def load_spec(folder: Path) -> Spec:
-    """Read `config.json`, and the stop tokens of `generation_config.json` where it names some."""
-    config = read_json(folder / "config.json")
+    """Read config.json, and the stop tokens of generation_config.json where it names some; or Meta's params.json."""
+    if is_meta_folder(folder):
+        return parse_params(read_json(folder / META_CONFIG))
+    config = read_json(folder / HUGGING_FACE_CONFIG)
     generation_path = folder / "generation_config.json"
     generation = read_json(generation_path) if generation_path.is_file() else {}
     eos = generation.get("eos_token_id")

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worker.engine.checkpoint import find_folder, find_weight_files, hash_files, load_state_dict
+from worker.engine.checkpoint import find_weight_files, hash_files, load_state_dict
 from worker.engine.families import load_spec
+from worker.engine.folders import HUGGING_FACE_CONFIG, META_CONFIG, find_folder, is_meta_folder
 from worker.engine.linear import pack, packing_works
+from worker.engine.meta import find_shards, merge_shards
 from worker.engine.spec import DTYPES, Spec
 from worker.engine.types import EngineError
 from worker.engine.weights import Weights, count_parameters, from_state_dict
@@ -36,15 +38,14 @@ class Model:
 def load_model(path: Path, *, device: str, dtype: str) -> Model:
     """Load a checkpoint. Raises EngineError with one sentence for anything that is wrong with it or the settings."""
     folder = find_folder(path)
-    spec = load_spec(folder)
+    spec, state, files = _open_checkpoint(path if path.is_file() else folder, folder)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, spec=spec, device=torch_device)
-    files = find_weight_files(path)
-    weights, fast_paths = _build_weights(spec, load_state_dict(files), device=torch_device, dtype=torch_dtype)
-    digest = hash_files([folder / "config.json", *files])
+    weights, fast_paths = _build_weights(spec, state, device=torch_device, dtype=torch_dtype)
+    digest = hash_files(files)
     dtype_name = str(torch_dtype).removeprefix("torch.")
     return Model(
-        name=folder.resolve().name,
+        name=folder.resolve().name if path.exists() else path.name,
         folder=folder,
         spec=spec,
         weights=weights,
@@ -54,6 +55,16 @@ def load_model(path: Path, *, device: str, dtype: str) -> Model:
         fingerprint=f"{ENGINE_VERSION}-{torch_device.type}-{dtype_name}-{digest}",
         fast_paths=fast_paths,
     )
+
+
+def _open_checkpoint(path: Path, folder: Path) -> tuple[Spec, Mapping[str, Tensor], list[Path]]:
+    """Give a checkpoint's Spec, its tensors under Hugging Face's names, and the files these came from."""
+    spec = load_spec(folder)
+    if is_meta_folder(folder):
+        shards = find_shards(folder)
+        return *merge_shards(spec, shards), [folder / META_CONFIG, *shards]
+    files = find_weight_files(path)
+    return spec, load_state_dict(files), [folder / HUGGING_FACE_CONFIG, *files]
 
 
 def choose_device(device: str) -> torch.device:

@@ -136,7 +136,7 @@ def _read(state: Mapping[str, Tensor], part: Part) -> Tensor:
     tensor = state[part.name]
     if tuple(tensor.shape) != part.file_shape:
         found, expected = list(tensor.shape), list(part.file_shape)
-        raise EngineError(f"the checkpoint's {part.name} has shape {found}, config.json asks for {expected}")
+        raise EngineError(f"the checkpoint's {part.name} has shape {found}, its configuration asks for {expected}")
     return tensor.T if part.transposed else tensor
 
 

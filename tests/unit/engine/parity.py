@@ -36,7 +36,8 @@ def save_tiny(folder: Path, config: PreTrainedConfig, *, scale: float = 4.0) -> 
     since ones and zeros would hide a norm or a bias that is not applied.
     """
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config)
+    untyped: Any = AutoModelForCausalLM
+    model = untyped.from_config(config)
     model.train(False)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -85,7 +86,7 @@ def assert_scores(model: Any, weights: Weights, spec: Spec, prompts: list[list[i
     tokens = torch.tensor([token for prompt in prompts for token in prompt])
     positions = torch.cat([torch.arange(length) for length in lengths])
     scores = logits(weights, spec, forward(weights, spec, tokens, positions, masked_attention(spec, lengths)))
-    for prompt, found in zip(prompts, scores.split(lengths), strict=True):
+    for prompt, found in zip(prompts, torch.split(scores, lengths), strict=True):
         expected = model(torch.tensor([prompt])).logits[0]
         torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=TOLERANCE, rtol=0)
 
