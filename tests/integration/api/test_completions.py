@@ -246,7 +246,7 @@ def test_every_answer_comes_back_as_a_choice(client: TestClient, worker: Worker)
 def test_scores_of_the_prompt_come_as_asked(client: TestClient, worker: Worker) -> None:
     asked = {"max_tokens": 0, "echo": True, "logprobs": 0, "prompt_logprobs": 0}
     posted = client.post("/v1/completions", json=BACKGROUND | asked).json()
-    tokens = [{"token": "a", "logprob": None, "offset": 0, "top": []}]
+    tokens: list[dict[str, Any]] = [{"token": "a", "logprob": None, "offset": 0, "top": []}]
     prompt = [
         {"id": 1, "token": "a", "logprob": None, "rank": None, "top": []},
         {"id": 2, "token": "b", "logprob": -0.5, "rank": 3, "top": []},

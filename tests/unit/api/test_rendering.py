@@ -147,7 +147,7 @@ def test_each_answer_of_a_chat_is_a_message() -> None:
 
 
 def test_echoed_first_token_has_neither_logprob_nor_alternatives() -> None:
-    first = {"token": "<s>", "logprob": None, "offset": 0, "top": []}
+    first: dict[str, Any] = {"token": "<s>", "logprob": None, "offset": 0, "top": []}
     echoed = replace(COMPLETION, details={"tokens": [first, *TOKENS]})
 
     [choice] = choices_of(job({"echo": True, "logprobs": 1}, completions=(echoed,)))

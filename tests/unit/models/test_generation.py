@@ -48,21 +48,21 @@ OFF: dict[str, Any] = {
     "length_penalty": 1,
     "early_stopping": False,
 }
-WRONG: list[tuple[str, Any]] = [
-    *(("repetition_penalty", bad) for bad in (0, -1, 0.009, 100.1, float("nan"), float("inf"), "1", True)),
-    *(("frequency_penalty", bad) for bad in (-2.1, 2.1, float("nan"), "0", True, [1])),
-    *(("presence_penalty", bad) for bad in (-2.1, 2.1, float("-inf"), "0", False)),
-    *(("n", bad) for bad in (0, -1, 129, 10**9, 2.0, "2", True)),
-    *(("best_of", bad) for bad in (0, 129, 1.5, "2", True)),
-    *(("echo", bad) for bad in (1, "true", [])),
-    *(("prompt_logprobs", bad) for bad in (-1, 21, 1.0, True, "5")),
-    *(("truncate_prompt_tokens", bad) for bad in (0, -1, 2**31, 4.0, True)),
-    *(("context_overflow", bad) for bad in ("truncate", "", 1, True)),
-    *(("use_beam_search", bad) for bad in (1, "yes")),
-    *(("length_penalty", bad) for bad in (float("nan"), float("inf"), 10.1, -10.1, "1", True)),
-    *(("early_stopping", bad) for bad in ("always", 1, "True", [])),
-    *(("max_tokens", bad) for bad in (-1, 2**31, 0.0, False)),
-]
+WRONG: dict[str, list[Any]] = {
+    "repetition_penalty": [0, -1, 0.009, 100.1, float("nan"), float("inf"), "1", True],
+    "frequency_penalty": [-2.1, 2.1, float("nan"), "0", True, [1]],
+    "presence_penalty": [-2.1, 2.1, float("-inf"), "0", False],
+    "n": [0, -1, 129, 10**9, 2.0, "2", True],
+    "best_of": [0, 129, 1.5, "2", True],
+    "echo": [1, "true", []],
+    "prompt_logprobs": [-1, 21, 1.0, True, "5"],
+    "truncate_prompt_tokens": [0, -1, 2**31, 4.0, True],
+    "context_overflow": ["truncate", "", 1, True],
+    "use_beam_search": [1, "yes"],
+    "length_penalty": [float("nan"), float("inf"), 10.1, -10.1, "1", True],
+    "early_stopping": ["always", 1, "True", []],
+    "max_tokens": [-1, 2**31, 0.0, False],
+}
 BAD_BIASES: list[Any] = [
     [5],
     "5",
@@ -114,7 +114,7 @@ def test_what_is_off_is_not_stored(endpoint: str, spelling: dict[str, Any]) -> N
     }
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG)
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_value_out_of_range_or_of_another_type_is_named(name: str, value: object) -> None:
     beams = {"use_beam_search": True} if name in ("length_penalty", "early_stopping") else {}
     error = refusal(COMPLETIONS, beams | {name: value})
