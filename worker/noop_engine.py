@@ -1,10 +1,11 @@
 """An engine that answers each prompt at once with itself. For dry runs and for measuring the queue alone."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from worker.engine.types import Completion, Output, Request, RowError
+from worker.engine.types import Completion, Output, Request, RowError, TokenLogprobs
 
 DEFAULT_ROWS = 1024  # nothing is computed, so only the queue's chunking counts
 MAX_MODEL_LEN = 1 << 20
@@ -78,8 +79,21 @@ def _answer(request: Request) -> Output:
     params = request.params
     prompt = request.prompt if request.prompt is not None else [1]
     num = len(prompt) if params.max_tokens is None else min(len(prompt), params.max_tokens)
-    token_ids = [ord(token) if isinstance(token, str) else token for token in prompt[:num]]
-    text = prompt[:num] if isinstance(prompt, str) else ""
-    echoed = prompt if params.echo and isinstance(prompt, str) else ""
-    answer = Completion(token_ids, [0.0] * num, echoed + text, finish_reason="length")
-    return Output(request.id, [0] * len(prompt), (answer,) * params.n)
+    shown = [*(prompt if params.echo else ()), *prompt[:num]]
+    answer = Completion(
+        token_ids=[ord(token) if isinstance(token, str) else token for token in prompt[:num]],
+        logprobs=[0.0] * num,
+        text="".join(token for token in shown if isinstance(token, str)),
+        finish_reason="length",
+        details=None if params.top_logprobs is None else _details(shown, begins_prompt=params.echo),
+    )
+    scores = None if params.prompt_logprobs is None else _details(prompt, begins_prompt=True)
+    return Output(request.id, [0] * len(prompt), (answer,) * params.n, scores)
+
+
+def _details(tokens: Sequence[str | int], *, begins_prompt: bool) -> list[TokenLogprobs]:
+    """Every token is certain, but for the prompt's first, which nothing precedes."""
+    return [
+        TokenLogprobs(str(token), None if begins_prompt and index == 0 else 0.0, (), text_offset=index)
+        for index, token in enumerate(tokens)
+    ]

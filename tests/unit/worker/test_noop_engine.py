@@ -36,6 +36,23 @@ def test_echo_puts_the_prompt_first() -> None:
     assert answer([7, 8], echo=True).text == ""
 
 
+def test_tokens_are_described_as_asked() -> None:
+    assert answer("ab").details is None
+    assert [entry.logprob for entry in answer("ab", top_logprobs=0, max_tokens=1).details or ()] == [0.0]
+    echoed = answer("ab", top_logprobs=0, max_tokens=1, echo=True).details or ()
+    assert [(entry.token, entry.logprob, entry.text_offset) for entry in echoed] == [
+        ("a", None, 0),
+        ("b", 0.0, 1),
+        ("a", 0.0, 2),
+    ]
+
+
+def test_prompt_is_scored_as_asked() -> None:
+    assert answer("ab").prompt_details is None
+    scores = answer("ab", prompt_logprobs=0, max_tokens=0).prompt_details or ()
+    assert [(entry.token, entry.logprob) for entry in scores] == [("a", None), ("b", 0.0)]
+
+
 def test_empty_prompt_is_refused() -> None:
     with pytest.raises(RowError, match="empty"):
         NoopEngine().prepare(Request("r", ""))
