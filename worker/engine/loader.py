@@ -17,7 +17,7 @@ from worker.engine.types import EngineError
 from worker.engine.weights import Weights, count_parameters, from_state_dict
 
 # Raise it with any change that may alter a token or a logprob: it is part of every fingerprint.
-ENGINE_VERSION = "1"
+ENGINE_VERSION = "2"
 
 
 @dataclass(frozen=True, slots=True)

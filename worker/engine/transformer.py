@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.engine.activation import gelu_tanh, swiglu
 from worker.engine.linear import linear
 from worker.engine.rope import Rotation, rotary, rotate
 from worker.engine.spec import Spec
@@ -71,10 +72,8 @@ def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tenso
 def feed_forward(layer: Layer, spec: Spec, x: Tensor) -> Tensor:
     """The MLP over x [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
     inner = linear(normalise(spec, x, layer.mlp_norm, layer.mlp_norm_bias), layer.w_gate_up, layer.b_gate_up)
-    if spec.mlp == "gelu":
-        return linear(F.gelu(inner, approximate="tanh"), layer.w_down, layer.b_down)
-    gate, up = inner.chunk(2, dim=-1)
-    return linear(F.silu(gate) * up, layer.w_down, layer.b_down)
+    bent = gelu_tanh(inner) if spec.mlp == "gelu" else swiglu(inner)
+    return linear(bent, layer.w_down, layer.b_down)
 
 
 def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

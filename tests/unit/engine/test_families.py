@@ -103,11 +103,10 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_family_equals_hugging_face(name: str, tmp_path: Path) -> None:
     model = save_tiny(tmp_path, FAMILIES[name]())
-    engine = Engine.load(tmp_path, rows=5)
-    prompts = ragged_prompts(8)
-    assert_scores(model, load(tmp_path), engine.spec, prompts)
-    if not any(engine.spec.windows):
-        assert_greedy(model, engine.generate(greedy_requests(prompts)))
+    spec, prompts = load_spec(tmp_path), ragged_prompts(8)
+    assert_scores(model, load(tmp_path), spec, prompts)
+    if not any(spec.windows):
+        assert_greedy(model, Engine.load(tmp_path, rows=5).generate(greedy_requests(prompts)))
 
 
 def load(folder: Path) -> Weights:

@@ -14,6 +14,7 @@ from tests.unit.engine.parity import TINY, assert_scores, ragged_prompts, save_t
 from worker.engine import Engine
 from worker.engine.checkpoint import find_weight_files, load_state_dict
 from worker.engine.families import load_spec
+from worker.engine.loader import load_model
 from worker.engine.meta import find_shards, merge_shards
 from worker.engine.meta_config import parse_params
 from worker.engine.spec import Llama3Rope
@@ -107,9 +108,9 @@ def test_meta_weights_are_bit_identical(
 
 def test_meta_folder_answers_as_hugging_face(llama: tuple[Path, Any], tmp_path: Path) -> None:
     write_meta(tmp_path, load_state_dict(find_weight_files(llama[0])), num_shards=2)
-    engine = Engine.load(tmp_path)
-    assert engine.spec.context_length == 8192
-    assert_scores(llama[1], load_meta(tmp_path), engine.spec, ragged_prompts(4))
+    model = load_model(tmp_path, device="cpu", dtype="auto")
+    assert model.spec.context_length == 8192
+    assert_scores(llama[1], model.weights, model.spec, ragged_prompts(4))
 
 
 def test_absent_output_means_tied_and_minus_one_the_embeddings_rows(llama: tuple[Path, Any], tmp_path: Path) -> None:
@@ -118,8 +119,7 @@ def test_absent_output_means_tied_and_minus_one_the_embeddings_rows(llama: tuple
     del shard["output.weight"]
     torch.save({name: tensor.bfloat16() for name, tensor in shard.items()}, tmp_path / "consolidated.00.pth")
     (tmp_path / "params.json").write_text(json.dumps(PARAMS | {"vocab_size": -1}))
-    engine = Engine.load(tmp_path)
-    spec = engine.spec
+    spec = load_model(tmp_path, device="cpu", dtype="auto").spec
     assert (spec.vocab_size, spec.tie_word_embeddings, spec.dtype) == (VOCAB_SIZE + 1, True, "bfloat16")
 
 
