@@ -118,7 +118,7 @@ def _smollm3(config: Config) -> Spec:
 def _phi3(config: Config) -> Spec:
     rope = rope_fields(config, default_theta=10000.0, head_dim=_head_dim(config))
     if rope["rope_scaling"] is not None:  # transformers takes "su" and "yarn" for longrope here
-        raise EngineError("rope scaling other than default is not supported for phi3")
+        raise EngineError("phi3 with a rope scaling other than default is not supported")
     windows = _windows(config, _layers(config, value=True), config.get("sliding_window"))
     return _rotary_decoder({"rms_norm_eps": 1e-5, **config}, windows=windows, **rope)
 
@@ -187,8 +187,10 @@ def _rotary_decoder(config: Config, **special: Any) -> Spec:  # noqa: ANN401 (an
 
 def _rope(config: Config, *, default_theta: float = 10000.0) -> dict[str, Any]:
     """Rotary settings as fields of Spec; only Phi-3 rotates a part of each head."""
-    _refuse(config, {"partial_rotary_factor": (None, 1)})
-    return rope_fields(config, default_theta=default_theta, head_dim=_head_dim(config))
+    fields = rope_fields(config, default_theta=default_theta, head_dim=_head_dim(config))
+    if fields["rotary_size"] != _head_dim(config):
+        raise EngineError(f"config.json sets partial_rotary_factor, which is not supported for {config['model_type']}")
+    return fields
 
 
 def _head_dim(config: Config) -> int:

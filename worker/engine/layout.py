@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from worker.engine.spec import Spec
 
 Shape = tuple[int, ...]
@@ -60,6 +62,13 @@ def all_parts(spec: Spec) -> list[Part]:
     """Every tensor that a checkpoint of this Spec must hold."""
     tables = [top_fields(spec), *(layer_fields(spec, index) for index in range(spec.num_layers))]
     return [part for table in tables for parts in table.values() for part in parts]
+
+
+def full_names(spec: Spec, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Give tensors their full names: GPT-2's own files on the hub leave the first part of each out."""
+    if spec.family != "gpt2" or "wte.weight" not in state:
+        return state
+    return {name if name == "lm_head.weight" else f"transformer.{name}": state[name] for name in state}
 
 
 def is_derived(spec: Spec, name: str) -> bool:

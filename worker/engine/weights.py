@@ -16,6 +16,7 @@ from worker.engine.layout import (
     Fields,
     Part,
     all_parts,
+    full_names,
     fused_shape,
     is_derived,
     layer_fields,
@@ -117,6 +118,7 @@ def from_state_dict(
     to each piece as it is read, `relay` to each fused matrix that `linear` multiplies by. What is returned shares no
     memory with `state`.
     """
+    state = full_names(spec, state)
     _check_names(spec, state)
 
     def fuse(table: Fields) -> dict[str, Tensor]:
