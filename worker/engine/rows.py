@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.linear import round_up
+from worker.engine.penalties import Penalties
 from worker.engine.sampling import Features, SamplingState
 from worker.engine.sequence import Sequence
 
@@ -31,6 +32,7 @@ class Rows:
     min_tokens: Tensor  # [S] int64
     output_ids: Tensor  # [S, M] int64
     output_logprobs: Tensor  # [S, M] float32
+    penalties: Penalties
 
     @classmethod
     def allocate(cls, num_slots: int, *, max_stop_ids: int, device: torch.device) -> "Rows":
@@ -57,13 +59,15 @@ class Rows:
             min_tokens=integers(),
             output_ids=torch.zeros(num_slots, 0, dtype=torch.int64, device=device),
             output_logprobs=torch.zeros(num_slots, 0, dtype=torch.float32, device=device),
+            penalties=Penalties.allocate(num_slots, device=device),
         )
 
     def move(self, dst: int, src: int) -> None:
         """Copy a whole row to another slot."""
+        self.penalties.move(dst, src)
         for field in fields(self):
-            tensor = getattr(self, field.name)
-            tensor[dst] = tensor[src]
+            if isinstance(tensor := getattr(self, field.name), Tensor):
+                tensor[dst] = tensor[src]
 
     def start(self, first: int, sequences: Items[Sequence]) -> None:
         """Fill rows [first, first + n) for newly admitted sequences."""
@@ -81,6 +85,7 @@ class Rows:
         self._set("min_tokens", rows, [param.min_tokens for param in params])
         self.generated[rows] = 0
         self.done[rows] = False
+        self.penalties.start(first, sequences)
         self._grow(max(sequence.max_new_tokens for sequence in sequences))
 
     def _set(self, name: str, rows: slice, values: object) -> None:
@@ -105,6 +110,7 @@ class Rows:
             generated=self.generated[rows],
             min_tokens=self.min_tokens[rows],
             stop_ids=self.stop_ids[rows],
+            penalties=self.penalties.take(rows),
         )
 
     def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
@@ -114,6 +120,7 @@ class Rows:
         self.output_logprobs[rows].scatter_(1, index, logprobs[:, None])
         self.generated[rows] += 1
         self.token[rows] = tokens
+        self.penalties.record(rows, tokens)
         stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
         self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows])
 
@@ -132,7 +139,6 @@ def features_of(sequences: Items[Sequence]) -> Features:
     sampled = [sequence.params for sequence in sequences if sequence.params.temperature > 0]
     return Features(
         sampled=bool(sampled),
-        filtered=any(params.top_k > 0 or params.top_p < 1 for params in sampled),
-        min_p=any(params.min_p > 0 for params in sampled),
+        filtered=any(params.top_k > 0 or params.top_p < 1 or params.min_p > 0 for params in sampled),
         min_tokens=any(sequence.params.min_tokens > 0 for sequence in sequences),
     )

@@ -1,15 +1,20 @@
-"""The sampler against plain sorted formulas, row by row."""
+"""The sampler as a whole: what it draws, in which order settings act, and that no row depends on another."""
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from worker.engine import sampling
-from worker.engine.sampling import Features, SamplingState, keep_top, sample, top_logprobs, uniform
+from worker.engine.rows import Rows, features_of
+from worker.engine.sampling import Features, SamplingState, sample, top_logprobs
+from worker.engine.sequence import Sequence
+from worker.engine.types import SamplingParams
 
-EVERYTHING = Features(sampled=True, filtered=True, min_p=True, min_tokens=True)
+EVERYTHING = Features(sampled=True, filtered=True, min_tokens=True)
 
 
 def scores_of(num_rows: int, num_tokens: int, *, scale: float = 3.0, seed: int = 0) -> Tensor:
@@ -33,57 +38,6 @@ def state_of(num_rows: int, **changes: object) -> SamplingState:
 
 def state_at(state: SamplingState, index: int) -> SamplingState:
     return replace(state, generated=torch.full_like(state.generated, index))
-
-
-def kept_plainly(row: Tensor, top_k: int, top_p: float) -> set[int]:
-    """Sort, cut at k, renormalise, keep while the mass before is <= p."""
-    order = row.sort(descending=True, stable=True).indices.tolist()
-    order = order[:top_k] if top_k else order
-    probabilities = row[order].double().softmax(-1).tolist()
-    kept, before = set(), 0.0
-    for token, probability in zip(order, probabilities, strict=True):
-        if top_p < 1 and before > top_p:
-            break
-        kept.add(token)
-        before += probability
-    return kept
-
-
-@pytest.mark.parametrize("top_k", [0, 1, 7, 40, 500])
-@pytest.mark.parametrize("top_p", [0.0, 0.3, 0.9, 0.999, 1.0])
-def test_keep_top_equals_sorted_formula(top_k: int, top_p: float) -> None:
-    x = scores_of(6, 500)
-    mask = keep_top(x, torch.full((6,), top_k), torch.full((6,), top_p))
-    for row in range(6):
-        assert set(mask[row].nonzero()[:, 0].tolist()) == kept_plainly(x[row], top_k, top_p)
-
-
-@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.5), (0, 0.9), (200, 1.0), (300, 0.7), (0, 1.0), (1000, 0.3)])
-def test_keep_top_searches_the_vocabulary_where_candidates_do_not_reach(
-    monkeypatch: pytest.MonkeyPatch, top_k: int, top_p: float
-) -> None:
-    monkeypatch.setattr(sampling, "_NUM_CANDIDATES", (4, 16))
-    x = scores_of(4, 1000, scale=0.5)
-    mask = keep_top(x, torch.full((4,), top_k), torch.full((4,), top_p))
-    for row in range(4):
-        assert set(mask[row].nonzero()[:, 0].tolist()) == kept_plainly(x[row], top_k, top_p)
-
-
-@pytest.mark.parametrize("candidates", [(4,), (64,)])
-def test_ties_are_kept_in_order_of_id(monkeypatch: pytest.MonkeyPatch, candidates: tuple[int, ...]) -> None:
-    monkeypatch.setattr(sampling, "_NUM_CANDIDATES", candidates)
-    x = torch.zeros(3, 64)
-    mask = keep_top(x, torch.tensor([5, 0, 0]), torch.tensor([1.0, 0.0, 0.25]))
-    assert [row.nonzero()[:, 0].tolist() for row in mask] == [list(range(5)), [0], list(range(17))]
-
-
-def test_filters_of_one_row_leave_others_alone() -> None:
-    x = scores_of(3, 300)
-    top_k, top_p = torch.tensor([0, 3, 0]), torch.tensor([1.0, 1.0, 0.5])
-    together = keep_top(x, top_k, top_p)
-    for row in range(3):
-        assert together[row].equal(keep_top(x[row : row + 1], top_k[row : row + 1], top_p[row : row + 1])[0])
-    assert bool(together[0].all())
 
 
 def test_temperature_zero_is_the_first_maximum() -> None:
@@ -143,22 +97,72 @@ def test_rows_of_nan_raise_nothing() -> None:
     assert logprobs.isfinite().tolist() == [False, True]
 
 
-def test_uniform_is_uniform_and_a_function_of_seed_and_index() -> None:
-    index = torch.arange(50000)
-    draws = uniform(torch.full_like(index, 2**63 - 1), index)
-    assert bool(((draws >= 0) & (draws < 1)).all())
-    counts = (draws * 50).long().bincount(minlength=50).double()
-    assert ((counts - 1000) ** 2 / 1000).sum() < 95  # chi square, 49 degrees of freedom: 1 in 10,000
-    assert torch.corrcoef(torch.stack([draws[1:], draws[:-1]]))[0, 1].abs() < 0.02
-    seeds = uniform(index, torch.zeros_like(index))
-    assert seeds.mean().item() == pytest.approx(0.5, abs=0.01)
-    high = uniform(index << 32, torch.zeros_like(index))
-    assert len(set(high.tolist())) > 49000
-
-
 def test_top_logprobs_of_some_rows() -> None:
     scores = scores_of(5, 30)
     values, ids = top_logprobs(scores, [1, 4], 3)
     expected = scores[[1, 4]].log_softmax(-1).topk(3)
     torch.testing.assert_close(values, expected.values)
     assert ids.equal(expected.indices)
+
+
+def random_sequence(rng: random.Random, name: str, num_tokens: int) -> Sequence:
+    """A row with its own mix of settings, many of them off."""
+
+    def some(value: float, off: float = 0.0) -> float:
+        return rng.choice([off, off, value])
+
+    params = SamplingParams(
+        temperature=rng.choice([0.0, 0.7, 1.0, 1.9]),
+        top_k=rng.choice([0, 0, 1, 20, 100]),
+        top_p=some(rng.random(), off=1.0),
+        min_p=some(0.05),
+        repetition_penalty=some(rng.uniform(0.5, 2), off=1.0),
+        frequency_penalty=some(rng.uniform(-2, 2)),
+        presence_penalty=some(rng.uniform(-2, 2)),
+        logit_bias=tuple((token, rng.uniform(-9, 9)) for token in rng.sample(range(num_tokens), rng.choice([0, 0, 7]))),
+        seed=rng.getrandbits(63),
+        min_tokens=rng.choice([0, 0, 9]),
+    )
+    stops = tuple(rng.sample(range(num_tokens), rng.randint(0, 3)))
+    prompt = [rng.randrange(num_tokens) for _ in range(rng.randint(1, 40))]
+    return Sequence(name, prompt, params, 8, stops)
+
+
+def decode(sequences: list[Sequence], scores: dict[str, Tensor]) -> dict[str, tuple[list[int], list[float]]]:
+    """Sample three steps of rows given their scores [3, V] by name."""
+    rows = Rows.allocate(len(sequences), max_stop_ids=3, device=torch.device("cpu"))
+    rows.start(0, sequences)
+    every = slice(0, len(sequences))
+    for step in range(3):
+        batch = torch.stack([scores[sequence.request_id][step] for sequence in sequences])
+        rows.record(every, *sample(batch, rows.sampling(every), features_of(sequences)))
+    return {sequence.request_id: rows.output(row, 3) for row, sequence in enumerate(sequences)}
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32), num_rows=st.integers(1, 40), num_tokens=st.sampled_from([8, 64, 199, 2048, 5003]))
+def test_no_bit_depends_on_neighbours_or_order(seed: int, num_rows: int, num_tokens: int) -> None:
+    rng = random.Random(seed)
+    sequences = [random_sequence(rng, str(row), num_tokens) for row in range(num_rows)]
+    generator = torch.Generator().manual_seed(seed)
+    scores = {item.request_id: torch.randn(3, num_tokens, generator=generator) * 3 for item in sequences}
+    expected = decode(sequences, scores)
+    rng.shuffle(sequences)
+    assert decode(sequences, scores) == expected
+    some = sequences[: rng.randint(1, num_rows)]
+    assert decode(some, scores) == {item.request_id: expected[item.request_id] for item in some}
+    assert decode(some[:1], scores) == {some[0].request_id: expected[some[0].request_id]}
+
+
+def test_logprobs_are_of_the_raw_scores() -> None:
+    scores = scores_of(1, 100)
+    params = SamplingParams(temperature=0.0, logit_bias=((7, 100.0),), repetition_penalty=1.5)
+    tokens, logprobs = decode([Sequence("a", [7], params, 3, ())], {"a": scores.expand(3, -1)})["a"]
+    assert tokens == [7, 7, 7]
+    assert logprobs == pytest.approx([scores[0].log_softmax(-1)[7].item()] * 3, abs=1e-5)
+
+
+def test_a_bias_does_not_lift_min_tokens_ban() -> None:
+    params = SamplingParams(temperature=0.0, logit_bias=((7, 100.0),), min_tokens=2)
+    tokens, _ = decode([Sequence("a", [1], params, 3, (7,))], {"a": scores_of(1, 100).expand(3, -1)})["a"]
+    assert [token == 7 for token in tokens] == [False, False, True]

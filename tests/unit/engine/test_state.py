@@ -36,14 +36,20 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
+def tensors_of(rows: Rows) -> list[Tensor]:
+    held = [getattr(rows, field.name) for field in fields(rows)]
+    held += [getattr(rows.penalties, field.name) for field in fields(rows.penalties)]
+    return [tensor for tensor in held if isinstance(tensor, Tensor)]
+
+
 def test_move_takes_every_field_along() -> None:
     rows = Rows.allocate(4, max_stop_ids=3, device=CPU)
-    params = SamplingParams(temperature=0.5, top_k=3, top_p=0.4, min_p=0.1, seed=2**63 - 1, min_tokens=2)
+    params = SamplingParams(temperature=0.5, top_k=3, top_p=0.4, min_p=0.1, seed=2**63 - 1, presence_penalty=1.0)
     rows.start(0, [Sequence("a", [1, 2], SamplingParams(), 5, ()), Sequence("b", [1], params, 7, (4, 5))])
     rows.record(slice(0, 2), torch.tensor([6, 5]), torch.tensor([-1.0, -2.0]))
-    expected = {field.name: getattr(rows, field.name)[1].clone() for field in fields(rows)}
+    expected = [tensor[1].clone() for tensor in tensors_of(rows)]
     rows.move(0, 1)
-    assert all(getattr(rows, name)[0].equal(value) for name, value in expected.items())
+    assert all(tensor[0].equal(value) for tensor, value in zip(tensors_of(rows), expected, strict=True))
     assert rows.done.tolist() == [True, True, False, False]
     assert rows.output(0, 1) == ([5], [-2.0])
 
