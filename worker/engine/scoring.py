@@ -1,0 +1,50 @@
+"""How likely a prompt's own tokens are: logprobs, ranks and alternatives from the hidden states of its tokens."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.engine.linear import ROW_MULTIPLE
+from worker.engine.reductions import log_norm
+from worker.engine.spec import Spec
+from worker.engine.transformer import logits
+from worker.engine.weights import Weights
+
+_CHUNK_ROWS = 64  # scores of so many tokens are in memory at once: 33 MB at a vocabulary of 128k
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScores:
+    """What the model thought of N tokens that follow N others, under the raw logits' softmax in float32."""
+
+    logprobs: list[float]  # N
+    ranks: list[int]  # N; 1 is the likeliest: how many tokens score strictly higher, plus 1
+    top: list[tuple[tuple[int, float], ...]]  # N tuples of (id, logprob), likeliest first
+
+
+def score_prompt(weights: Weights, spec: Spec, hidden: Tensor, next_ids: Tensor, *, num_top: int) -> PromptScores:
+    """Score the tokens next_ids [N] int64 that follow those of hidden [N, C], which is before the last norm.
+
+    `num_top` alternatives are given for each. Runs in chunks; a token's bits depend neither on them nor on N.
+    """
+    logprobs: list[float] = []
+    ranks: list[int] = []
+    top: list[tuple[tuple[int, float], ...]] = []
+    for some_hidden, some_ids in zip(hidden.split(_CHUNK_ROWS), next_ids.split(_CHUNK_ROWS), strict=True):
+        scores = _scores(weights, spec, some_hidden)
+        norm = log_norm(scores)[:, None]
+        chosen = scores.gather(1, some_ids[:, None])
+        logprobs += (chosen - norm)[:, 0].tolist()
+        ranks += ((scores > chosen).sum(-1) + 1).tolist()
+        values, ids = scores.topk(min(num_top, scores.shape[1]))
+        pairs = zip(ids.tolist(), (values - norm).tolist(), strict=True)
+        top += [tuple(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
+    return PromptScores(logprobs, ranks, top)
+
+
+def _scores(weights: Weights, spec: Spec, hidden: Tensor) -> Tensor:
+    """Raw scores [N, V] of hidden [N, C], computed with the row count rounded up as the law of the batch wants it."""
+    num_rows = len(hidden)
+    padded = F.pad(hidden, (0, 0, 0, -num_rows % ROW_MULTIPLE))
+    return logits(weights, spec, padded)[:num_rows]
