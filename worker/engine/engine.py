@@ -12,21 +12,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from worker.engine.attention import attend_each_row, attend_masked_rows, attend_prompts, length_mask
 from worker.engine.chat import load_chat_template
 from worker.engine.finish import finish
+from worker.engine.group import Group, fan_out
 from worker.engine.info import Counters, describe
-from worker.engine.kv_cache import WIDTH_MULTIPLE, KVCache, token_bytes
+from worker.engine.kv_cache import token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
 from worker.engine.memory import CACHE_SHARE, available_bytes
+from worker.engine.prefill import Prefill
 from worker.engine.prepare import MAX_STOP_TOKEN_IDS, Preparer
 from worker.engine.rows import Rows, features_of
+from worker.engine.runner import Runner, Span, pad_rows
 from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.tokenizer import load_tokenizer
-from worker.engine.transformer import forward, logits
+from worker.engine.transformer import logits
 from worker.engine.types import EngineError, Output, Request, RowError
 
 _DEFAULT_ROWS = 128  # on a CPU a token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128
@@ -35,20 +37,23 @@ _DEFAULT_ROWS = 128  # on a CPU a token cost 0.77 ms at 32 rows, 0.65 at 64, 0.6
 class Engine:
     """Requests in, outputs out. Rows [0, num_live) of every tensor belong to the live sequences, in their order."""
 
-    def __init__(self, model: Model, preparer: Preparer, *, rows: int) -> None:
+    def __init__(self, model: Model, preparer: Preparer, *, rows: int, prefix_sharing: bool = True) -> None:
         self._model, self._preparer = model, preparer
         self.spec, self.weights = model.spec, model.weights
         budget = int(available_bytes(model.device) * CACHE_SHARE) // token_bytes(model.spec, model.dtype)
-        self._cache = KVCache(model.spec, max_rows=rows, budget_tokens=budget, dtype=model.dtype, device=model.device)
-        self._scheduler = Scheduler(rows, self._cache.fits)
+        self._runner = Runner(model, max_rows=rows, budget_tokens=budget)
+        self._prefill = Prefill(self._runner, sharing=prefix_sharing)
+        self._scheduler = Scheduler(rows, self._runner.cache.fits, self._prefill.cost)
+        self._groups: dict[str, Group] = {}
         self._rows = Rows.allocate(
             round_up(rows, ROW_MULTIPLE),
             max_stop_ids=MAX_STOP_TOKEN_IDS + len(preparer.eos_token_ids),
             device=model.device,
         )
-        self._masked = model.device.type != "cpu"  # one product over all rows; a CPU takes them one by one
         self._counters = Counters()
-        self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows)
+        self.info = describe(
+            model, max_model_len=preparer.max_model_len, rows=rows, attention=self._runner.attention_name
+        )
 
     @classmethod
     def load(
@@ -60,8 +65,12 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         num_threads: int | None = None,
+        prefix_sharing: bool = True,
     ) -> "Engine":
-        """Load a model folder (or a .pt file beside a config.json). Raises EngineError with one clear sentence."""
+        """Load a model folder (or a .pt file beside a config.json). Raises EngineError with one clear sentence.
+
+        `prefix_sharing` computes the common beginning of prompts of one owner once; it changes no answer.
+        """
         if (rows is not None and rows < 1) or (num_threads is not None and num_threads < 1):
             raise EngineError("rows and num_threads must be at least 1")
         if num_threads is not None:
@@ -75,28 +84,33 @@ class Engine:
             tokenizer=tokenizer,
             chat_template=load_chat_template(model.folder, tokenizer) if tokenizer else None,
         )
-        return cls(model, preparer, rows=rows or _DEFAULT_ROWS)
+        return cls(model, preparer, rows=rows or _DEFAULT_ROWS, prefix_sharing=prefix_sharing)
 
-    def prepare(self, request: Request) -> Sequence:
+    def prepare(self, request: Request) -> Group:
         """Tokenise and check a request; any thread may call it. Raises RowError, and sending it again will not help."""
-        return self._preparer.prepare(request)
+        return fan_out(self._preparer.prepare(request), self._preparer.tokenizer)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence for a free row."""
-        self._scheduler.add(sequence)
+    def add(self, group: Group) -> None:
+        """Queue a prepared request for free rows."""
+        self._groups[group.request_id] = group
+        self._prefill.note(group.sequences)
+        self._scheduler.add(group.sequences)
 
     def cancel(self, request_id: str) -> bool:
-        """Drop a sequence, waiting or live; no output is produced for it. False: there is none of this id."""
-        return self._scheduler.cancel(request_id)
+        """Drop a request, waiting or live; no output is produced for it. False: there is none of this id."""
+        if self._groups.pop(request_id, None) is None:
+            return False
+        self._scheduler.cancel(request_id)
+        return True
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
         """Retire what ended, admit what waits, add a token to every live row. Gives what finished."""
         finished = self._retire()
         if admitted := self._scheduler.admit():
-            self._prefill(admitted)
+            self._begin(admitted)
             finished += self._retire()
-        if self._scheduler.live:
+        if self._scheduler.live and not self._scheduler.cut_short:  # first fill the rows, then let them all decode
             self._decode()
         return finished
 
@@ -126,7 +140,7 @@ class Engine:
             "rows": self.info.rows,
             "live": self.num_live,
             "waiting": self.num_waiting,
-            "cache_bytes": self._cache.num_bytes,
+            "cache_bytes": self._runner.cache.num_bytes,
             **asdict(self._counters),
         }
 
@@ -136,15 +150,15 @@ class Engine:
         `progress` is called with the number finished so far. For notebooks: nothing else may use the engine meanwhile.
         """
         outputs: dict[str, Output] = {}
-        sequences = []
+        groups = []
         for index, request in enumerate(requests):
             try:
-                sequences.append(self.prepare(replace(request, id=str(index))))
+                groups.append(self.prepare(replace(request, id=str(index))))
             except RowError as error:
                 outputs[str(index)] = Output(str(index), error=error)
         # Longest first: the end of the run then holds many short rows instead of one long one.
-        for sequence in sorted(sequences, key=lambda sequence: -sequence.max_new_tokens):
-            self.add(sequence)
+        for group in sorted(groups, key=lambda group: -group.sequences[0].max_new_tokens):
+            self.add(group)
         while self.has_work:
             outputs |= {output.request_id: output for output in self.step()}
             if progress is not None:
@@ -155,89 +169,94 @@ class Engine:
         """Take ended and cancelled sequences out of their rows and close the holes."""
         live = self._scheduler.live
         done = self._rows.done[: len(live)].tolist()
-        ended = {row for row, sequence in enumerate(live) if done[row] or sequence.cancelled}
-        outputs = [self._finish(row, live[row]) for row in sorted(ended) if not live[row].cancelled]
-        for dst, src in self._scheduler.remove(ended):
+        ended = [row for row, sequence in enumerate(live) if done[row] and not sequence.cancelled]
+        outputs = [output for row in ended if (output := self._finish(row, live[row]))]
+        gone = {row for row, sequence in enumerate(live) if done[row] or sequence.cancelled}
+        for dst, src in self._scheduler.remove(gone):
             self._rows.move(dst, src)
-            self._cache.move(dst, src, live[dst].length)
+            self._runner.cache.copy(dst, src, live[dst].length)
         return outputs
 
-    def _finish(self, row: int, sequence: Sequence) -> Output:
+    def _finish(self, row: int, sequence: Sequence) -> Output | None:
+        """Give the output of a request whose last sequence this was; a failed sequence fails its request at once."""
+        group = self._groups.get(sequence.request_id)
+        if group is None:  # another sequence of the request failed in this same step
+            return None
         token_ids, logprobs = self._rows.output(row, sequence.num_generated)
-        output = finish(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
-        if output.error is not None:
-            self._cache.clear(row)
-        self._counters.output_tokens += len(output.token_ids)
+        try:
+            completion = finish(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
+        except RowError as error:
+            self._runner.cache.clear(row)
+            self.cancel(sequence.request_id)
+            return Output(sequence.request_id, error=error)
+        self._counters.output_tokens += len(completion.token_ids)
+        output = group.add(sequence.answer, completion)
+        if output is not None:
+            del self._groups[sequence.request_id]
         return output
 
-    def _prefill(self, sequences: list[Sequence]) -> None:
-        """Run the prompts of rows just admitted, packed end to end, and choose each one's first token."""
+    def _begin(self, sequences: list[Sequence]) -> None:
+        """Run the prompts of rows just admitted and choose each one's first token."""
         began = time.perf_counter()
-        num_live = self.num_live
-        first = num_live - len(sequences)
-        self._cache.reserve(first, num_live, max(sequence.max_length for sequence in self._scheduler.live))
+        first = self.num_live - len(sequences)
+        longest = max(sequence.max_length for sequence in self._scheduler.live)
+        self._runner.cache.reserve(first, self.num_live, longest)
         self._rows.start(first, sequences)
-        lengths = [len(sequence.prompt_token_ids) for sequence in sequences]
-        num_tokens = sum(lengths)
-        padding = round_up(num_tokens, ROW_MULTIPLE) - num_tokens
-        ids = [token_id for sequence in sequences for token_id in sequence.prompt_token_ids]
-        tokens = self._integers(ids + [0] * padding)
-        positions = self._integers([position for length in lengths for position in range(length)] + [0] * padding)
-        slots = self._integers([first + row for row, length in enumerate(lengths) for _ in range(length)])
-        addresses = self._cache.addresses(slots, positions[:num_tokens])
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._cache.write(layer, addresses, k[:num_tokens], v[:num_tokens])
-            return attend_prompts(q, k, v, lengths)
-
-        hidden = forward(self.weights, self.spec, tokens, positions, attend)
-        ends = self._integers(lengths).cumsum(0) - 1
-        self._emit(first, sequences, hidden[_pad_rows(ends)])
-        self._counters.prompt_tokens += num_tokens
+        hidden = self._prefill.run(first, sequences)
+        self._emit(first, sequences, hidden[pad_rows(torch.arange(len(sequences), device=hidden.device))])
+        self._counters.prompt_tokens += sum(len(sequence.prompt_token_ids) for sequence in sequences)
+        self._counters.shared_tokens, self._counters.prefix_hits = self._prefill.shared_tokens, self._prefill.num_hits
         self._counters.prefill_seconds += time.perf_counter() - began
 
     def _decode(self) -> None:
         """Feed every live row its newest token and choose the next."""
         began = time.perf_counter()
+        for a, b in self._scheduler.set_apart():
+            self._rows.swap(a, b)
+            self._runner.cache.copy(a, b, self._scheduler.live[a].length)
         live = self._scheduler.live
-        num_live = len(live)
-        padded = round_up(num_live, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
-        positions = self._rows.position[:padded]
-        slots = torch.arange(num_live, device=self._model.device)
-        addresses = self._cache.addresses(slots, positions[:num_live])
-        attend_cache = self._choose_attention(positions[:num_live], [sequence.length + 1 for sequence in live])
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._cache.write(layer, addresses, k[:num_live], v[:num_live])
-            out = attend_cache(q[:num_live], self._cache.k[layer, :num_live], self._cache.v[layer, :num_live])
-            return torch.nn.functional.pad(out, (0, 0, 0, padded - num_live))
-
-        hidden = forward(self.weights, self.spec, self._rows.token[:padded], positions, attend)
-        self._rows.position[:num_live] += 1
-        self._emit(0, live, hidden)
+        plain = [sequence for sequence in live if not sequence.overflows]
+        if plain:
+            self._extend(plain)
+        if len(plain) < len(live):
+            self._recompute(len(plain), live[len(plain) :])
         self._counters.steps += 1
-        self._counters.row_steps += num_live
+        self._counters.row_steps += len(live)
         self._counters.decode_seconds += time.perf_counter() - began
 
-    def _choose_attention(self, positions: Tensor, lengths: list[int]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Bind decode attention (q, k, v of one layer) to the rows' lengths in this step."""
-        if not self._masked:
-            return lambda q, k, v: attend_each_row(q, k, v, lengths)
-        width = round_up(max(lengths), WIDTH_MULTIPLE)
-        mask = length_mask(positions, width, self._model.dtype)
-        return lambda q, k, v: attend_masked_rows(q, k[:, :, :width], v[:, :, :width], mask)
+    def _extend(self, sequences: list[Sequence]) -> None:
+        """Decode rows [0, n) over the cache."""
+        num_rows = len(sequences)
+        padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
+        ends = [sequence.length + 1 for sequence in sequences]
+        positions = self._rows.position[:padded].clamp(max=self.info.max_model_len - 1)  # a row cropped is past its end
+        hidden = self._runner.decode(self._rows.token[:padded], positions, ends)
+        self._rows.position[:num_rows] += 1
+        self._emit(0, sequences, hidden)
+
+    def _recompute(self, first: int, sequences: list[Sequence]) -> None:
+        """Decode rows [first, first + n), each over the newest tokens of its context alone, at positions from 0."""
+        spans = []
+        for row, sequence in enumerate(sequences, first):
+            generated, _ = self._rows.output(row, sequence.num_generated)
+            newest = [*sequence.prompt_token_ids, *generated][-(sequence.context_length or 0) :]
+            spans.append(Span(row, 0, newest))
+        hidden = self._runner.prefill(spans)
+        self._emit(first, sequences, hidden[pad_rows(torch.arange(len(sequences), device=hidden.device))])
 
     def _emit(self, first: int, sequences: list[Sequence], hidden: Tensor) -> None:
         """Choose and record a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
         count = len(sequences)
         scores = logits(self.weights, self.spec, hidden)
-        index = _pad_rows(torch.arange(first, first + count, device=hidden.device))
+        began = time.perf_counter()
+        index = pad_rows(torch.arange(first, first + count, device=hidden.device))
         tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences))
         rows = slice(first, first + count)
         self._rows.record(rows, tokens[:count], logprobs[:count])
         for sequence in sequences:
             sequence.num_generated += 1
         self._watch(first, sequences, tokens, scores)
+        self._counters.sampling_seconds += time.perf_counter() - began
 
     def _watch(self, first: int, sequences: list[Sequence], tokens: Tensor, scores: Tensor) -> None:
         """Let the host see the new tokens of rows that asked for stop strings or alternatives."""
@@ -254,14 +273,6 @@ class Engine:
         for row, some_ids, some_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
             num = sequences[row].params.top_logprobs
             sequences[row].top.append(tuple(zip(some_ids[:num], some_values[:num], strict=True)))
-
-    def _integers(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self._model.device)
-
-
-def _pad_rows(index: Tensor) -> Tensor:
-    """Repeat the first of some row numbers [B] until their count is a multiple of 16."""
-    return torch.cat([index, index[:1].expand(-len(index) % ROW_MULTIPLE)])
 
 
 def _choose_length(asked: int | None, context_length: int) -> int:

@@ -1,27 +1,28 @@
-"""From a sequence that ended to its output: cut, detokenise, collect what the client asked to see."""
+"""From a sequence that ended to its answer: cut, detokenise, collect what the client asked to see."""
 
 import math
 
 from worker.engine.sequence import Sequence
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Completion, Output, RowError, TokenLogprobs
+from worker.engine.types import Completion, RowError, TokenLogprobs
 
 
-def finish(sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None) -> Output:
-    """Make the output of a sequence that generated these tokens, its stop token included."""
+def finish(
+    sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
+) -> Completion:
+    """Make the answer of a sequence that generated these tokens, its stop token included. Raises RowError."""
     if not all(math.isfinite(logprob) for logprob in logprobs):
         message = "the model's scores are not numbers; the checkpoint or the dtype cannot answer this prompt"
-        return Output(sequence.request_id, error=RowError("nonfinite_logits", message))
+        raise RowError("nonfinite_logits", message)
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
-    completion = Completion(
+    return Completion(
         token_ids=kept,
         logprobs=logprobs[:num_tokens],
         text=_text(sequence, kept, tokenizer),
         finish_reason=reason,
         details=_details(sequence, kept, logprobs, tokenizer=tokenizer),
     )
-    return Output(sequence.request_id, sequence.prompt_token_ids, (completion,))
 
 
 def _text(sequence: Sequence, token_ids: list[int], tokenizer: Tokenizer | None) -> str:

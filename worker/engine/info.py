@@ -27,12 +27,15 @@ class Counters:
     steps: int = 0
     row_steps: int = 0
     prompt_tokens: int = 0
+    shared_tokens: int = 0  # of the prompt tokens, those taken from a beginning computed before
+    prefix_hits: int = 0  # prompts that took some
     output_tokens: int = 0
     prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
+    decode_seconds: float = 0.0  # sampling included
+    sampling_seconds: float = 0.0
 
 
-def describe(model: Model, *, max_model_len: int, rows: int) -> EngineInfo:
+def describe(model: Model, *, max_model_len: int, rows: int, attention: str) -> EngineInfo:
     """Say what an engine of this model is."""
     return EngineInfo(
         name=model.name,
@@ -42,6 +45,6 @@ def describe(model: Model, *, max_model_len: int, rows: int) -> EngineInfo:
         rows=rows,
         vocab_size=model.spec.vocab_size,
         num_parameters=model.num_parameters,
-        fingerprint=model.fingerprint,
-        fast_paths=model.fast_paths,
+        fingerprint=f"{model.fingerprint}-{attention.split()[0]}",
+        fast_paths=model.fast_paths | {"attention": attention},
     )

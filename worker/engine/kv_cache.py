@@ -14,33 +14,41 @@ _GROWTH_SLOTS = 32
 
 
 class KVCache:
-    """Dense cache k, v [L, S, Hkv, T, D]. Row b lives in slot b; both S and T may change between steps."""
+    """Dense cache, a pair of tensors a layer: v is [S, Hkv, T, D]. Row b lives in slot b; S and T may change.
+
+    k is the same, or with `key_block` = n [S, Hkv, T / n, D, n]: n keys side by side, as the compiled attention reads
+    them.
+    """
 
     def __init__(
-        self, spec: Spec, *, max_rows: int, budget_tokens: int, dtype: torch.dtype, device: torch.device
+        self,
+        spec: Spec,
+        *,
+        max_rows: int,
+        budget_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        key_block: int | None = None,
     ) -> None:
         self.max_rows = max_rows
         self.budget_tokens = budget_tokens
-        self._shape = (spec.num_layers, spec.num_kv_heads, spec.head_dim)
+        self.key_block = key_block
+        self.num_slots = self.width = 0  # S and T
+        self._num_kv_heads, self._head_dim = spec.num_kv_heads, spec.head_dim
         self._dtype, self._device = dtype, device
-        self._allocate(0, 0)
+        self.k = [self._new_keys(0, 0) for _ in range(spec.num_layers)]
+        self.v = [self._new_values(0, 0) for _ in range(spec.num_layers)]
 
-    def _allocate(self, num_slots: int, width: int) -> None:
-        num_layers, num_kv_heads, head_dim = self._shape
-        shape = (num_layers, num_slots, num_kv_heads, width, head_dim)  # [L, S, Hkv, T, D]
+    def _new_values(self, num_slots: int, width: int) -> Tensor:
         # Zeros, not empty: a masked key has weight 0, and 0 times a stray NaN would be NaN.
-        self.k: Tensor = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        self.v: Tensor = torch.zeros(shape, dtype=self._dtype, device=self._device)
+        shape = (num_slots, self._num_kv_heads, width, self._head_dim)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
-    @property
-    def num_slots(self) -> int:
-        """Slots S allocated now."""
-        return self.k.shape[1]
-
-    @property
-    def width(self) -> int:
-        """Positions T each slot holds now."""
-        return self.k.shape[3]
+    def _new_keys(self, num_slots: int, width: int) -> Tensor:
+        if self.key_block is None:
+            return self._new_values(num_slots, width)
+        shape = (num_slots, self._num_kv_heads, width // self.key_block, self._head_dim, self.key_block)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def fits(self, num_rows: int, max_tokens: int) -> bool:
         """Say whether rows of at most max_tokens each stay within the budget. One row always does."""
@@ -55,37 +63,58 @@ class KVCache:
             width = max(width, self.width)
         wanted = max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
         num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width, wanted))
-        old_k, old_v, kept = self.k, self.v, min(width, self.width)
-        self._allocate(num_slots, width)
-        self.k[:, :num_live, :, :kept] = old_k[:, :num_live, :, :kept]
-        self.v[:, :num_live, :, :kept] = old_v[:, :num_live, :, :kept]
+        kept = min(width, self.width)
+        for layer in range(len(self.k)):  # one layer's old and new tensors side by side, never all layers'
+            old_k, old_v = self.k[layer], self.v[layer]
+            self.k[layer], self.v[layer] = self._new_keys(num_slots, width), self._new_values(num_slots, width)
+            self.k[layer][:num_live, :, : self._units(kept)] = old_k[:num_live, :, : self._units(kept)]
+            self.v[layer][:num_live, :, :kept] = old_v[:num_live, :, :kept]
+        self.num_slots, self.width = num_slots, width
+
+    def _units(self, num_tokens: int) -> int:
+        """How many entries of k's third axis hold so many positions."""
+        return num_tokens if self.key_block is None else -(-num_tokens // self.key_block)
 
     def addresses(self, slots: Tensor, positions: Tensor) -> Tensor:
         """Number the cells [N * Hkv] of a layer's cache where the heads at (slot, position), each [N], are kept."""
-        num_kv_heads, width = self.k.shape[2:4]
-        heads = torch.arange(num_kv_heads, device=slots.device)
-        return ((slots[:, None] * num_kv_heads + heads) * width + positions[:, None]).flatten()
+        heads = torch.arange(self._num_kv_heads, device=slots.device)
+        return ((slots[:, None] * self._num_kv_heads + heads) * self.width + positions[:, None]).flatten()
 
     def write(self, layer: int, addresses: Tensor, k: Tensor, v: Tensor) -> None:
-        """Store k, v [N, Hkv, D] at their addresses [N * Hkv]."""
-        head_dim = self.k.shape[-1]
+        """Store k, v [N, Hkv, D] at their addresses [N * Hkv]. For a cache without key blocks."""
+        head_dim = self._head_dim
         self.k[layer].view(-1, head_dim).index_copy_(0, addresses, k.reshape(-1, head_dim))
         self.v[layer].view(-1, head_dim).index_copy_(0, addresses, v.reshape(-1, head_dim))
 
-    def move(self, dst: int, src: int, num_tokens: int) -> None:
-        """Copy the first positions of a slot to another."""
-        self.k[:, dst, :, :num_tokens] = self.k[:, src, :, :num_tokens]
-        self.v[:, dst, :, :num_tokens] = self.v[:, src, :, :num_tokens]
+    def copy(self, dst: int, src: int, num_tokens: int, *, start: int = 0) -> None:
+        """Copy positions [start, num_tokens) of a slot to another; with key blocks, whole blocks."""
+        first = start if self.key_block is None else start // self.key_block
+        for k, v in zip(self.k, self.v, strict=True):
+            k[dst, :, first : self._units(num_tokens)] = k[src, :, first : self._units(num_tokens)]
+            v[dst, :, start:num_tokens] = v[src, :, start:num_tokens]
+
+    def read(self, slot: int, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Copy the first positions out of a slot, keys and values of every layer."""
+        units = self._units(num_tokens)
+        return [k[slot, :, :units].clone() for k in self.k], [v[slot, :, :num_tokens].clone() for v in self.v]
+
+    def fill(self, slot: int, keys: list[Tensor], values: list[Tensor], num_tokens: int) -> None:
+        """Write the first positions of what `read` gave into a slot."""
+        units = self._units(num_tokens)
+        for layer in range(len(self.k)):
+            self.k[layer][slot, :, :units] = keys[layer][:, :units]
+            self.v[layer][slot, :, :num_tokens] = values[layer][:, :num_tokens]
 
     def clear(self, slot: int) -> None:
         """Forget a slot that went bad, so that no NaN waits there for the next row."""
-        self.k[:, slot] = 0
-        self.v[:, slot] = 0
+        for k, v in zip(self.k, self.v, strict=True):
+            k[slot] = 0
+            v[slot] = 0
 
     @property
     def num_bytes(self) -> int:
         """Memory held."""
-        return self.k.nbytes + self.v.nbytes
+        return sum(k.nbytes + v.nbytes for k, v in zip(self.k, self.v, strict=True))
 
 
 def token_bytes(spec: Spec, dtype: torch.dtype) -> int:

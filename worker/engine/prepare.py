@@ -35,6 +35,9 @@ class Preparer:
             max_new_tokens=self._max_new_tokens(len(token_ids), params),
             stop_token_ids=self._stop_token_ids(params),
             stop_search=self._stop_search(params),
+            seed=params.seed,
+            context_length=self.max_model_len if params.context_overflow == "crop" else None,
+            owner=request.owner,
         )
 
     def _encode(self, request: Request) -> list[int]:
@@ -72,7 +75,7 @@ class Preparer:
         wanted = max(left, 1) if params.max_tokens is None else params.max_tokens
         if wanted < 1:
             raise RowError("invalid_value", "max_tokens must be at least 1")
-        if wanted > left:
+        if wanted > left and params.context_overflow == "error":
             limit = "not set" if params.max_tokens is None else str(params.max_tokens)
             raise RowError(
                 "context_length_exceeded",

@@ -69,19 +69,26 @@ class Rows:
             if isinstance(tensor := getattr(self, field.name), Tensor):
                 tensor[dst] = tensor[src]
 
+    def swap(self, a: int, b: int) -> None:
+        """Let two rows change places."""
+        self.penalties.swap(a, b)
+        for field in fields(self):
+            if isinstance(tensor := getattr(self, field.name), Tensor):
+                tensor[[a, b]] = tensor[[b, a]]
+
     def start(self, first: int, sequences: Items[Sequence]) -> None:
         """Fill rows [first, first + n) for newly admitted sequences."""
         rows = slice(first, first + len(sequences))
         params = [sequence.params for sequence in sequences]
         width = self.stop_ids.shape[1]
-        self._set("position", rows, [len(sequence.prompt_token_ids) for sequence in sequences])
+        self._set("position", rows, [sequence.length for sequence in sequences])
         self._set("max_new_tokens", rows, [sequence.max_new_tokens for sequence in sequences])
         self._set("stop_ids", rows, [pad_ids(sequence.stop_token_ids, width) for sequence in sequences])
         self._set("temperature", rows, [param.temperature for param in params])
         self._set("top_k", rows, [max(param.top_k, 0) for param in params])
         self._set("top_p", rows, [param.top_p for param in params])
         self._set("min_p", rows, [param.min_p for param in params])
-        self._set("seed", rows, [param.seed for param in params])
+        self._set("seed", rows, [sequence.seed for sequence in sequences])
         self._set("min_tokens", rows, [param.min_tokens for param in params])
         self.generated[rows] = 0
         self.done[rows] = False

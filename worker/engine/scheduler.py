@@ -1,13 +1,13 @@
 """Who runs: the queue, admission to free rows, compaction. Host only: holds no tensors and imports no torch."""
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker.engine.sequence import Sequence
 
-# Prompt tokens of one packed prefill: enough to keep the matrix products busy, little enough for the activations.
-PREFILL_TOKENS = 2048
+# Prompt tokens computed before the next decode step, or the next look at who was cancelled.
+ADMIT_TOKENS = 2048
 # While more prompts wait, freed rows are filled a sixteenth of all rows at a time: one prompt alone does not fill a
 # matrix product. They never stand empty for more than this many steps.
 REFILL_SHARE = 16
@@ -20,42 +20,40 @@ class Scheduler:
 
     max_rows: int
     fits: Callable[[int, int], bool]  # (rows, longest of them in tokens) -> whether the cache may hold them
-    waiting: OrderedDict[str, Sequence] = field(default_factory=OrderedDict)
+    cost: Callable[[Sequence], int]  # prompt tokens that must be computed
+    waiting: deque[Sequence] = field(default_factory=deque)
     live: list[Sequence] = field(default_factory=list)
     num_held_steps: int = 0  # steps since which freed rows stand empty
+    cut_short: bool = False  # whether the last admission stopped at its token limit: there is more to admit
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind those that wait."""
-        self.waiting[sequence.request_id] = sequence
+    def add(self, sequences: list[Sequence]) -> None:
+        """Queue the sequences of a request behind those that wait."""
+        self.waiting.extend(sequences)
 
-    def cancel(self, request_id: str) -> bool:
-        """Drop a waiting sequence, or mark a live one to leave at the next step."""
-        if self.waiting.pop(request_id, None) is not None:
-            return True
+    def cancel(self, request_id: str) -> None:
+        """Drop a request's waiting sequences, and mark its live ones to leave at the next step."""
+        self.waiting = deque(sequence for sequence in self.waiting if sequence.request_id != request_id)
         for sequence in self.live:
-            if sequence.request_id == request_id and not sequence.cancelled:
-                sequence.cancelled = True
-                return True
-        return False
+            sequence.cancelled |= sequence.request_id == request_id
 
     def admit(self) -> list[Sequence]:
         """Move sequences to free rows, in order of arrival, and give them longest prompt first.
 
-        Stops at the prefill's token limit or the cache's; one sequence is always taken when no row is live.
+        Stops at the limit of prompt tokens or the cache's; one sequence is always taken when no row is live.
         """
         admitted: list[Sequence] = []
+        self.cut_short = False
         if self._holds_back():
             return admitted
         num_tokens, longest = 0, max((sequence.max_length for sequence in self.live), default=0)
         while self.waiting and len(self.live) + len(admitted) < self.max_rows:
-            sequence = next(iter(self.waiting.values()))
-            num_tokens += len(sequence.prompt_token_ids)
+            sequence = self.waiting[0]
+            num_tokens += self.cost(sequence)
             longest = max(longest, sequence.max_length)
-            if admitted and num_tokens > PREFILL_TOKENS:
+            self.cut_short = bool(admitted) and num_tokens > ADMIT_TOKENS
+            if self.cut_short or not self.fits(len(self.live) + len(admitted) + 1, longest):
                 break
-            if not self.fits(len(self.live) + len(admitted) + 1, longest):
-                break
-            admitted.append(self.waiting.popitem(last=False)[1])
+            admitted.append(self.waiting.popleft())
         admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
         self.live += admitted
         return admitted
@@ -67,6 +65,18 @@ class Scheduler:
         held = bool(self.live) and num_free < wanted and self.num_held_steps < MAX_HELD_STEPS
         self.num_held_steps = self.num_held_steps + 1 if held and num_free else 0
         return held
+
+    def set_apart(self) -> list[tuple[int, int]]:
+        """Give the swaps that put the rows that overflow their context behind all others."""
+        swaps = []
+        last = len(self.live) - 1
+        for row, sequence in enumerate(self.live):
+            while last > row and self.live[last].overflows:
+                last -= 1
+            if last > row and sequence.overflows:
+                swaps.append((row, last))
+                self.live[row], self.live[last] = self.live[last], self.live[row]
+        return swaps
 
     def remove(self, rows: set[int]) -> list[tuple[int, int]]:
         """Take rows out; give the moves (dst, src) that close the holes with the last live rows."""

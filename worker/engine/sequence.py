@@ -50,7 +50,7 @@ class StopSearch:
 
 @dataclass(slots=True)
 class Sequence:
-    """A tokenised request: what it may generate, and how far it is."""
+    """A tokenised prompt and one answer to it: what it may generate, and how far it is."""
 
     request_id: str
     prompt_token_ids: list[int]
@@ -58,6 +58,11 @@ class Sequence:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     stop_search: StopSearch | None = None
+    answer: int = 0  # which of the request's answers
+    seed: int = 0
+    context_length: int | None = None  # crop to the newest so many tokens; None: it never gets there
+    owner: str = ""
+    prefix_hashes: list[int] = field(default_factory=list)
     num_generated: int = 0
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
     cancelled: bool = False
@@ -65,12 +70,21 @@ class Sequence:
     @property
     def max_length(self) -> int:
         """Cached positions it may come to need; the last token is never fed back."""
-        return len(self.prompt_token_ids) + self.max_new_tokens - 1
+        return self._cropped(len(self.prompt_token_ids) + self.max_new_tokens - 1)
 
     @property
     def length(self) -> int:
         """Positions in the cache after the newest token's predecessor was fed."""
-        return len(self.prompt_token_ids) + max(self.num_generated - 1, 0)
+        return self._cropped(len(self.prompt_token_ids) + max(self.num_generated - 1, 0))
+
+    @property
+    def overflows(self) -> bool:
+        """Whether the next step's tokens are more than the context, so that the newest are computed afresh."""
+        total = len(self.prompt_token_ids) + self.num_generated
+        return self.context_length is not None and total > self.context_length
+
+    def _cropped(self, num_tokens: int) -> int:
+        return num_tokens if self.context_length is None else min(num_tokens, self.context_length)
 
     @property
     def watched(self) -> bool:

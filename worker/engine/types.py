@@ -66,6 +66,7 @@ class Request:
     prompt: str | Sequence[int] | None = None
     messages: Sequence[Mapping[str, str]] | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
+    owner: str = ""  # computed prompt beginnings are shared between requests of one owner only
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.unit.engine.models import tiny_llama
+from tests.unit.engine.models import tiny_llama, write_tiktoken
+from worker.engine import Engine
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,3 +29,13 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LlamaForCausa
 @pytest.fixture(scope="session")
 def folder(llama: tuple[Path, LlamaForCausalLM]) -> Path:
     return llama[0]
+
+
+@pytest.fixture(scope="module")
+def text_engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The same model with a tokenizer and a chat template."""
+    copy = tmp_path_factory.mktemp("text")
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    write_tiktoken(copy)
+    return Engine.load(copy, rows=4)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.unit.engine.models import EOS, ragged_requests, write_tiktoken
-from worker.engine import Engine, EngineError, Output, Request, SamplingParams
+from tests.unit.engine.models import EOS, ragged_requests
+from worker.engine import Engine, EngineError, Output, Request, SamplingParams, runner
+from worker.engine.attention import TorchAttention
 from worker.engine.reference import generate as generate_plainly
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
@@ -21,15 +22,6 @@ GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Engine:
     return Engine.load(folder, rows=6)
-
-
-@pytest.fixture(scope="module")
-def text_engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    copy = tmp_path_factory.mktemp("text")
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    write_tiktoken(copy)
-    return Engine.load(copy, rows=4)
 
 
 def run(engine: Engine, request: Request) -> Output:
@@ -72,7 +64,7 @@ def test_greedy_equals_hugging_face_in_any_order(
 @pytest.mark.parametrize("sampled", [False, True])
 def test_engine_equals_reference(engine: Engine, sampled: bool) -> None:
     requests = ragged_requests(14, max_prompt=40, max_tokens=20, sampled=sampled)
-    sequences = [engine.prepare(request) for request in requests]
+    sequences = [engine.prepare(request).sequences[0] for request in requests]
     with torch.no_grad():
         expected = generate_plainly(engine.weights, engine.spec, sequences)
     for output, (tokens, logprobs) in zip(engine.generate(requests), expected, strict=True):
@@ -157,12 +149,13 @@ def test_long_row_joins_short_ones(engine: Engine) -> None:
     assert finished[0] == alone
 
 
-def test_masked_attention_decodes_the_same(folder: Path) -> None:
+def test_masked_attention_decodes_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU runs, on a CPU."""
     requests = ragged_requests(9)
+    expected = Engine.load(folder, rows=6).generate(requests)
+    masked = TorchAttention((None, None), masked=True)
+    monkeypatch.setattr(runner, "choose_attention", lambda *_: (masked, "masked"))
     engine = Engine.load(folder, rows=6)
-    expected = engine.generate(requests)
-    engine._masked = True
     for output, other in zip(engine.generate(requests), expected, strict=True):
         assert output.token_ids == other.token_ids
         assert output.logprobs == pytest.approx(other.logprobs, abs=1e-4)

@@ -1,9 +1,11 @@
 """Admission and compaction, without a tensor."""
 
+from collections.abc import Callable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.engine.scheduler import MAX_HELD_STEPS, PREFILL_TOKENS, Scheduler
+from worker.engine.scheduler import ADMIT_TOKENS, MAX_HELD_STEPS, Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.types import SamplingParams
 
@@ -12,22 +14,26 @@ def make(request_id: str, num_prompt: int = 3, max_new: int = 5) -> Sequence:
     return Sequence(request_id, [1] * num_prompt, SamplingParams(), max_new, ())
 
 
+def make_scheduler(max_rows: int, fits: Callable[[int, int], bool] = lambda rows, tokens: True) -> Scheduler:
+    return Scheduler(max_rows, fits, lambda sequence: len(sequence.prompt_token_ids))
+
+
 def ids(sequences: list[Sequence]) -> list[str]:
     return [sequence.request_id for sequence in sequences]
 
 
 def test_admits_in_order_of_arrival_longest_prompt_first() -> None:
-    scheduler = Scheduler(3, lambda rows, tokens: True)
+    scheduler = make_scheduler(3)
     for request_id, length in (("a", 2), ("b", 9), ("c", 5), ("d", 7)):
-        scheduler.add(make(request_id, length))
+        scheduler.add([make(request_id, length)])
     assert ids(scheduler.admit()) == ["b", "c", "a"]
-    assert list(scheduler.waiting) == ["d"]
+    assert ids(list(scheduler.waiting)) == ["d"]
 
 
 def test_few_freed_rows_wait_for_others_but_not_for_ever() -> None:
-    scheduler = Scheduler(32, lambda rows, tokens: True)
+    scheduler = make_scheduler(32)
     for number in range(40):
-        scheduler.add(make(str(number)))
+        scheduler.add([make(str(number))])
     assert len(scheduler.admit()) == 32
     scheduler.remove({0})
     assert [len(scheduler.admit()) for _ in range(MAX_HELD_STEPS + 1)] == [0] * MAX_HELD_STEPS + [1]
@@ -36,26 +42,26 @@ def test_few_freed_rows_wait_for_others_but_not_for_ever() -> None:
 
 
 def test_last_waiting_sequence_is_not_held_back() -> None:
-    scheduler = Scheduler(32, lambda rows, tokens: True)
+    scheduler = make_scheduler(32)
     for number in range(33):
-        scheduler.add(make(str(number)))
+        scheduler.add([make(str(number))])
     scheduler.admit()
     scheduler.remove({0})
     assert ids(scheduler.admit()) == ["32"]
 
 
 def test_prefill_limit_holds_but_never_blocks() -> None:
-    scheduler = Scheduler(9, lambda rows, tokens: True)
-    for request_id, length in (("a", PREFILL_TOKENS * 2), ("b", 5), ("c", PREFILL_TOKENS)):
-        scheduler.add(make(request_id, length))
+    scheduler = make_scheduler(9)
+    for request_id, length in (("a", ADMIT_TOKENS * 2), ("b", 5), ("c", ADMIT_TOKENS)):
+        scheduler.add([make(request_id, length)])
     assert [ids(scheduler.admit()) for _ in range(4)] == [["a"], ["b"], ["c"], []]
 
 
 def test_budget_holds_rows_back() -> None:
-    scheduler = Scheduler(9, lambda rows, tokens: rows <= 1 or rows * tokens <= 30)
+    scheduler = make_scheduler(9, lambda rows, tokens: rows <= 1 or rows * tokens <= 30)
     for request_id in "abcd":
-        scheduler.add(make(request_id, 6, 5))
-    scheduler.add(make("long", 60, 5))
+        scheduler.add([make(request_id, 6, 5)])
+    scheduler.add([make("long", 60, 5)])
     assert ids(scheduler.admit()) == ["a", "b", "c"]
     scheduler.remove({0, 1, 2})
     assert ids(scheduler.admit()) == ["d"]
@@ -65,7 +71,8 @@ def test_budget_holds_rows_back() -> None:
 
 @given(st.integers(0, 12), st.data())
 def test_remove_leaves_no_holes(num_rows: int, data: st.DataObject) -> None:
-    scheduler = Scheduler(99, lambda rows, tokens: True, live=[make(str(row)) for row in range(num_rows)])
+    scheduler = make_scheduler(99)
+    scheduler.live = [make(str(row)) for row in range(num_rows)]
     rows = data.draw(st.sets(st.integers(0, num_rows - 1)) if num_rows else st.just(set[int]()))
     slots = ids(scheduler.live)
     for dst, src in scheduler.remove(rows):

@@ -3,6 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -28,8 +29,10 @@ SPEC = Spec(
 CPU = torch.device("cpu")
 
 
-def make_cache(budget_tokens: int = 100_000, max_rows: int = 4) -> KVCache:
-    return KVCache(SPEC, max_rows=max_rows, budget_tokens=budget_tokens, dtype=torch.float32, device=CPU)
+def make_cache(budget_tokens: int = 100_000, max_rows: int = 4, key_block: int | None = None) -> KVCache:
+    return KVCache(
+        SPEC, max_rows=max_rows, budget_tokens=budget_tokens, dtype=torch.float32, device=CPU, key_block=key_block
+    )
 
 
 def random(*shape: int) -> Tensor:
@@ -61,8 +64,8 @@ def test_cache_grows_without_losing_live_rows() -> None:
     cache.write(1, cache.addresses(torch.tensor([0, 1]), torch.tensor([3, 9])), k, v)
     cache.reserve(2, 3, 1000)
     assert (cache.num_slots, cache.width) == (4, 1024)
-    assert cache.k[1, [0, 1], :, [3, 9]].equal(k)
-    assert cache.v[1, [0, 1], :, [3, 9]].equal(v)
+    assert cache.k[1][[0, 1], :, [3, 9]].equal(k)
+    assert cache.v[1][[0, 1], :, [3, 9]].equal(v)
     assert cache.num_bytes == 4 * 1024 * token_bytes(SPEC, torch.float32)
 
 
@@ -78,14 +81,26 @@ def test_cache_trades_slots_for_width_within_its_budget() -> None:
     assert cache.fits(1, 10**9)
 
 
-def test_cache_moves_and_clears_slots() -> None:
-    cache = make_cache()
-    cache.reserve(0, 2, 10)
-    cache.k[:, 1, :, :5] = 7.0
-    cache.move(0, 1, 5)
+@pytest.mark.parametrize("key_block", [None, 16])
+def test_cache_copies_reads_and_clears_slots(key_block: int | None) -> None:
+    cache = make_cache(key_block=key_block)
+    cache.reserve(0, 3, 40)
+    for layer in range(2):
+        cache.k[layer].copy_(random(*cache.k[layer].shape))
+        cache.v[layer].copy_(random(*cache.v[layer].shape) + layer)
+    assert cache.num_bytes == 4 * 256 * token_bytes(SPEC, torch.float32)
+    expected = cached(cache, 1, 37)
+    cache.copy(0, 1, 37)
+    assert cached(cache, 0, 37).equal(expected)
+    cache.fill(2, *cache.read(1, 37), 37)
     cache.clear(1)
-    assert cache.k[:, 0, :, :5].eq(7.0).all()
-    assert cache.k[:, 1].eq(0).all()
+    assert cached(cache, 2, 37).equal(expected)
+    assert cached(cache, 1, 256).eq(0).all()
+
+
+def cached(cache: KVCache, slot: int, num_tokens: int) -> Tensor:
+    keys, values = cache.read(slot, num_tokens)
+    return torch.cat([tensor.flatten() for tensor in (*keys, *values)])
 
 
 def test_masked_attention_equals_row_by_row() -> None:

@@ -1,0 +1,85 @@
+"""From prompts to the hidden states that their first tokens are chosen from, by way of beginnings computed before."""
+
+from collections.abc import Sequence as Items
+
+import torch
+from torch import Tensor
+
+from worker.engine.prefix import BLOCK_TOKENS, PrefixStore
+from worker.engine.runner import Runner, Span
+from worker.engine.sequence import Sequence
+
+Rows = list[tuple[int, Sequence]]  # by slot
+
+# Of the cache's budget, what beginnings of prompts may take.
+_PREFIX_SHARE = 8
+
+
+class Prefill:
+    """Runs the prompts of admitted rows. Shares beginnings only where attention is exact wherever a prompt is cut."""
+
+    def __init__(self, runner: Runner, *, sharing: bool) -> None:
+        self._runner = runner
+        self._sharing = sharing and runner.attention.exact_anywhere
+        self._prefixes = PrefixStore(runner.cache.budget_tokens // _PREFIX_SHARE)
+        self.num_hits = self.shared_tokens = 0
+
+    def note(self, sequences: Items[Sequence]) -> None:
+        """Look at the prompts of sequences that begin to wait: what two of them share is worth keeping."""
+        for sequence in sequences:
+            if self._sharing and _sharable(sequence):
+                sequence.prefix_hashes = self._prefixes.note(sequence.owner, sequence.prompt_token_ids)
+
+    def cost(self, sequence: Sequence) -> int:
+        """Prompt tokens that are still to be computed."""
+        found = self._prefixes.find(sequence.owner, sequence.prompt_token_ids, sequence.prefix_hashes)
+        return len(sequence.prompt_token_ids) - (found[1] if found else 0)
+
+    def run(self, first: int, sequences: Items[Sequence]) -> Tensor:
+        """Run the prompts of rows [first, first + n) into their slots -> hidden [n, C] of each one's last token."""
+        hidden: dict[int, Tensor] = {}
+        pending = list(enumerate(sequences, first))
+        while pending:
+            wave, pending = self._split(pending)
+            spans = [self._span(row, sequence) for row, sequence in wave]
+            last = self._runner.prefill(spans)
+            hidden |= {row: last[index] for index, (row, _) in enumerate(wave)}
+            for row, sequence in wave:
+                self._keep(row, sequence)
+        return torch.stack([hidden[row] for row in sorted(hidden)])
+
+    def _split(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Set aside the rows whose beginning another of these rows is about to compute."""
+        wave: Rows = []
+        later: Rows = []
+        coming: set[int] = set()
+        for row, sequence in rows:
+            depth = self._prefixes.wanted(sequence.prefix_hashes)
+            ends = {sequence.prefix_hashes[depth - 1]} if depth else set()
+            (later if ends & coming else wave).append((row, sequence))
+            coming |= ends
+        return wave, later
+
+    def _span(self, row: int, sequence: Sequence) -> Span:
+        """Fill a row's slot with what is known of its prompt; gives the rest."""
+        prompt = sequence.prompt_token_ids[-(sequence.context_length or 0) :]
+        found = self._prefixes.find(sequence.owner, prompt, sequence.prefix_hashes)
+        if found is None:
+            return Span(row, 0, prompt)
+        prefix, num_tokens = found
+        self._runner.cache.fill(row, prefix.keys, prefix.values, num_tokens)
+        self.num_hits += 1
+        self.shared_tokens += num_tokens
+        return Span(row, num_tokens, prompt[num_tokens:])
+
+    def _keep(self, row: int, sequence: Sequence) -> None:
+        depth = self._prefixes.wanted(sequence.prefix_hashes)
+        if depth:
+            hashes = sequence.prefix_hashes[:depth]
+            self._prefixes.put(sequence.owner, sequence.prompt_token_ids, hashes, self._runner.cache, row)
+
+
+def _sharable(sequence: Sequence) -> bool:
+    """Whether a prompt lies in the cache from its first token on, and is long enough to be worth a look."""
+    num_tokens = len(sequence.prompt_token_ids)
+    return num_tokens > BLOCK_TOKENS and num_tokens <= (sequence.context_length or num_tokens)
