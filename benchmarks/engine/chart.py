@@ -30,11 +30,10 @@ def save_chart(path: Path, cases: Sequence[Case], processor: str) -> None:
 
 
 def _draw(axes: Axes, case: Case) -> None:
-    results = [compared.result for compared in case.results]
-    ours = results[0].tokens_per_second
-    rates = [result.tokens_per_second for result in results]
-    bars = axes.barh([result.name for result in results], rates, color=[_OURS, *[_PEER] * (len(results) - 1)])
-    labels = [f"{rate:.0f}" if rate is ours else f"{rate:.0f}  (ours {ours / rate:.1f}x)" for rate in rates]
+    ours, *peers = [compared.result for compared in case.results]
+    rates = [result.tokens_per_second for result in (ours, *peers)]
+    labels = [f"{rates[0]:.0f}", *(f"{rate:.0f}  (ours {rates[0] / rate:.1f}x)" for rate in rates[1:])]
+    bars = axes.barh([result.name for result in (ours, *peers)], rates, color=[_OURS, *[_PEER] * len(peers)])
     axes.bar_label(bars, labels, padding=3, fontsize=8, color=_INK)
     axes.invert_yaxis()
     axes.set_xlim(0, max(rates) * 1.18)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from benchmarks.engine.work import Decode, Work
 
+BUDGET_SECONDS = 0.03  # at least so long is a short call repeated
+_MIN_CALLS = 3
+
 
 @dataclass(frozen=True)
 class Result:
@@ -35,11 +38,11 @@ def measure(name: str, decode: Decode, work: Sequence[Work]) -> tuple[Result, li
     return result, tokens
 
 
-def best_seconds(function: Callable[[], object], *, budget_seconds: float = 0.1, min_calls: int = 3) -> float:
+def best_seconds(function: Callable[[], object]) -> float:
     """CPU seconds of the quickest call among as many as fit the budget; a first one is not counted."""
     function()
     best, spent, num_calls = float("inf"), 0.0, 0
-    while spent < budget_seconds or num_calls < min_calls:
+    while spent < BUDGET_SECONDS or num_calls < _MIN_CALLS:
         began = time.process_time()
         function()
         seconds = time.process_time() - began
