@@ -1,77 +1,77 @@
 """Chat messages to prompt tokens, by the model's own template. The template is Jinja, run in a sandbox."""
 
 import json
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
+from datetime import date
 from pathlib import Path
 from typing import NoReturn
 
 import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from worker.engine.spec import read_json
-from worker.engine.tokenizer import Tokenizer, split_special
+from worker.engine.tokenizer import Tokenizer
 from worker.engine.types import EngineError, RowError
 
-_GUARD = "\N{WORD JOINER}"  # marks text that only looks like a special token until the template is rendered
+# A prompt's tokens must not depend on the day, or a retry differs. The date is the one that Llama 3.1's template falls
+# back on where there is no clock.
+_TODAY = date(2024, 7, 26)
 
 
 class ChatTemplate:
     """A compiled chat template and the tokenizer it is written for."""
 
     def __init__(self, source: str, tokenizer: Tokenizer, names: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        # No clock: `strftime_now` stays undefined, so that a prompt's tokens do not depend on the day.
-        environment.globals["raise_exception"] = _raise_exception
         try:
-            self._template = environment.from_string(source)
+            self._template = _environment().from_string(source)
         except jinja2.TemplateError as error:
             raise EngineError(f"the chat template is not valid Jinja: {error}") from error
         self.tokenizer = tokenizer
         self._names = dict(names)
+        # Of names that begin alike the longest counts, as in the tokenizer libraries.
+        longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
+        self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 
     def encode(self, messages: Items[Mapping[str, str]]) -> list[int]:
         """Render messages as a prompt for the assistant's turn. Raises RowError for what the template refuses."""
-        guarded = [self._guard(message) for message in messages]
-        is_plain = all(new == dict(old) for new, old in zip(guarded, messages, strict=True))
+        guard = _unused_character("".join(text for message in messages for text in message.values()))
+        guarded = [{key: self._guard(text, guard) for key, text in message.items()} for message in messages]
         try:
-            text = self._template.render(messages=guarded, add_generation_prompt=True, **self._names)
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+            text = self._template.render(
+                messages=guarded, add_generation_prompt=True, tools=None, documents=None, **self._names
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RowError("invalid_messages", f"the chat template refuses these messages: {error}") from error
-        return self.tokenizer.encode_rendered(text) if is_plain else self._encode_guarded(text)
+        return self.tokenizer.encode_pieces(self._split(text, guard))
 
-    def _guard(self, message: Mapping[str, str]) -> dict[str, str]:
-        """Break up special tokens a user wrote, so that only the template's own are taken for special."""
-        return {key: self._guard_text(value) for key, value in message.items()}
+    def _guard(self, text: str, guard: str) -> str:
+        """Break up special tokens that a user wrote, overlapping ones too: only the template's own are special."""
+        return re.sub(f"(?=(?:{self._special}))(.)", rf"\1{guard}", text, flags=re.DOTALL)
 
-    def _guard_text(self, text: str) -> str:
-        pieces = split_special(text, list(self.tokenizer.special_tokens))
+    def _split(self, text: str, guard: str) -> list[str | int]:
+        """Cut rendered text into plain text, guards taken out, and ids of the template's special tokens."""
+        parts = re.split(f"({self._special})(?!{guard})", text)  # a token of one character is followed by its guard
         special = self.tokenizer.special_tokens
-        return "".join(piece[:1] + _GUARD + piece[1:] if piece in special else piece for piece in pieces)
-
-    def _encode_guarded(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in split_special(text, list(self.tokenizer.special_tokens)):
-            index = self.tokenizer.special_tokens.get(piece)
-            plain = self._unguard(piece)
-            ids += [index] if index is not None else self.tokenizer.encode(plain, add_special_tokens=False)
-        return ids
-
-    def _unguard(self, text: str) -> str:
-        for name in self.tokenizer.special_tokens:
-            text = text.replace(name[:1] + _GUARD + name[1:], name)
-        return text
+        pieces = [special[part] if index % 2 else part.replace(guard, "") for index, part in enumerate(parts)]
+        return [piece for piece in pieces if piece != ""]
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """Load the folder's template (`chat_template.jinja`, or in tokenizer_config.json); None without one."""
+    """Load the folder's template: of `chat_template.jinja`, of tokenizer_config.json, or else the tokenizer's own.
+
+    Of several named ones (a list in the configuration, or files in `additional_chat_templates`) "default" counts: the
+    others are for tools and documents, which requests do not carry. None where there is no template.
+    """
     path = folder / "tokenizer_config.json"
     config = read_json(path) if path.is_file() else {}
     file = folder / "chat_template.jinja"
     source = file.read_text(encoding="utf-8") if file.is_file() else _default_of(config.get("chat_template"))
+    source = source or tokenizer.chat_template
     if source is None:
         return None
     names = {name: _content(config.get(name)) for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
@@ -91,8 +91,45 @@ def _content(value: object) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+class _Generation(Extension):
+    """`{% generation %}` marks what an assistant said, for training; in a prompt it is only its body."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 reads a set)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Give the tag's body in its place."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that `transformers` renders chat templates in, but for the clock."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _TODAY.strftime
+    return environment
+
+
+def _unused_character(text: str) -> str:
+    """The first character of Unicode's private use area that a text does not hold."""
+    used = set(text)
+    for character in map(chr, range(0xE000, 0xF900)):
+        if character not in used:
+            return character
+    raise RowError("invalid_messages", "the messages hold every private use character of Unicode")
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> NoReturn:

@@ -64,12 +64,12 @@ def test_template_cannot_reach_python(tmp_path: Path) -> None:
         with_source(tmp_path, "{{ ''.__class__.__mro__ }}").encode([{"role": "user", "content": "x"}])
 
 
-def test_template_sees_no_clock_and_token_names(tmp_path: Path) -> None:
-    source = "{{ strftime_now is defined }} {{ eos_token }} {{ messages | tojson }}"
+def test_template_sees_token_names_and_no_tools(tmp_path: Path) -> None:
+    source = "{{ tools is none and documents is none }} {{ eos_token }} {{ messages | tojson }}"
     template = with_source(tmp_path, source)
     ids = template.encode([{"role": "user", "content": "x"}])
     text = template.tokenizer.decode(ids, skip_special_tokens=False)
-    assert text == 'False <|end|> [{"role": "user", "content": "x"}]'
+    assert text == 'True <|end|> [{"role": "user", "content": "x"}]'
 
 
 def test_broken_template_is_an_engine_error(tmp_path: Path) -> None:
@@ -92,3 +92,30 @@ def test_template_is_found_in_its_places(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": None}))
     assert load_chat_template(tmp_path, tokenizer) is None
+
+
+def test_a_special_token_of_one_character_stays_text(tmp_path: Path) -> None:
+    bytes_and_mark = write_tokenizer_json(tmp_path)
+    bytes_and_mark.add_special_tokens(["\u4e2d"])
+    bytes_and_mark.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    template = ChatTemplate("{{ messages[0].content }}\u4e2d", tokenizer, {})
+    ids = template.encode([{"role": "user", "content": "\u4e2d"}])
+    assert ids == [*tokenizer.encode("\u4e2d", add_special_tokens=False), tokenizer.special_tokens["\u4e2d"]]
+
+
+def test_content_is_left_as_it_is(tmp_path: Path) -> None:
+    """Word joiners within what looked like a guarded token were once taken out of the user's text."""
+    write_tokenizer_json(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer is not None
+    content = "<\N{WORD JOINER}|end|> \ue000 <|end|>"
+    ids = ChatTemplate("{{ messages[0].content }}", tokenizer, {}).encode([{"role": "user", "content": content}])
+    assert tokenizer.decode(ids, skip_special_tokens=False) == content
+
+
+def test_messages_that_leave_no_character_for_the_guard_are_refused(template: ChatTemplate) -> None:
+    content = "".join(map(chr, range(0xE000, 0xF900)))
+    with pytest.raises(RowError, match="every private use character"):
+        template.encode([{"role": "user", "content": content}])
