@@ -61,7 +61,8 @@ def engine_request(job: ClaimedJob) -> Request:
         echo=values.get("echo", False),  # a chat has none
         top_logprobs=num_top_logprobs(values),
     )
-    return Request(str(job.id), prompt=values.get("prompt"), messages=values.get("messages"), params=params)
+    prompt, messages = values.get("prompt"), values.get("messages")
+    return Request(str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant)
 
 
 def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:

@@ -59,6 +59,11 @@ def test_request_carries_the_parameters() -> None:
     assert (request.id, request.prompt, request.params.seed, request.params.stop) == (str(JOB.id), "a", 7, ("x",))
 
 
+def test_request_belongs_to_the_jobs_tenant() -> None:
+    """The engine shares what it computed of a prompt within one owner only."""
+    assert engine_request(replace(JOB, tenant="somebody")).owner == "somebody"
+
+
 def test_chat_job_carries_its_messages() -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], "seed": 1, "logprobs": True, "top_logprobs": 2}
     request = engine_request(replace(JOB, endpoint="/v1/chat/completions", body=body))
