@@ -1,0 +1,84 @@
+"""Parameters by their official meaning: a task through Redis, a worker with the demo model, a row, a rendered body."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from redis import Redis
+
+from api.rendering import endpoint_body
+from tests.integration.worker.conftest import Station
+
+PROMPT = "json.dumps:"
+LONG_SECONDS = 60.0
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, redis_server: str, sqlite_template: Path) -> Iterator[Station]:
+    """One worker for all tests of this file: loading the model takes most of their time."""
+    folder = tmp_path_factory.mktemp("demo")
+    path = shutil.copy(sqlite_template, folder / "batchmill.db")
+    with Redis.from_url(redis_server) as redis:
+        redis.flushall()
+    station = Station(f"sqlite:///{path}", redis_server, folder)
+    station.start_worker(model="demo")
+    yield station
+    station.close()
+
+
+def body(demo: Station, **parameters: Any) -> Json:  # noqa: ANN401 (any field of a request)
+    """Send a task, wait for it, and render its row as its endpoint would."""
+    kwargs = {"prompt": PROMPT, "temperature": 0, "max_tokens": 8, "return_token_ids": True} | parameters
+    sent = demo.send("generate.demo", kwargs=kwargs)
+    sent.get(timeout=LONG_SECONDS)
+    job = demo.store.job(UUID(sent.id))
+    assert job is not None
+    return endpoint_body(job)
+
+
+def only_choice(demo: Station, **parameters: Any) -> Json:  # noqa: ANN401
+    (choice,) = body(demo, **parameters)["choices"]
+    assert isinstance(choice, dict)
+    return choice
+
+
+def mean_logprob(choice: Json) -> float:
+    logprobs = choice["logprobs"]["token_logprobs"]
+    return float(sum(logprobs)) / len(logprobs)
+
+
+def test_n_answers_are_sampled_apart_and_repeat_with_their_seed(demo: Station) -> None:
+    wanted = {"n": 3, "temperature": 2.0, "seed": 5, "max_tokens": 16}
+    answered = body(demo, **wanted)
+    texts = [choice["text"] for choice in answered["choices"]]
+    assert [choice["index"] for choice in answered["choices"]] == [0, 1, 2]
+    assert len(set(texts)) == 3
+    assert answered["usage"]["completion_tokens"] == sum(len(choice["token_ids"]) for choice in answered["choices"])
+    assert [choice["text"] for choice in body(demo, **wanted)["choices"]] == texts
+
+
+def test_best_of_returns_the_likeliest_first(demo: Station) -> None:
+    wanted = {"temperature": 1.0, "seed": 5, "logprobs": 0, "ignore_eos": True}
+    everything = sorted((mean_logprob(choice) for choice in body(demo, **wanted, n=4)["choices"]), reverse=True)
+    best = [mean_logprob(choice) for choice in body(demo, **wanted, n=2, best_of=4)["choices"]]
+    assert (len(everything), len(best)) == (4, 2)
+    assert best == pytest.approx(everything[:2])
+
+
+def test_logit_bias_forces_and_forbids_a_token(demo: Station) -> None:
+    usual = only_choice(demo)["token_ids"]
+    forced = only_choice(demo, logit_bias={"300": 100})["token_ids"]
+    banned = only_choice(demo, logit_bias={str(usual[0]): -100})["token_ids"]
+    assert set(forced) == {300}
+    assert usual[0] not in banned
+
+
+@pytest.mark.parametrize("penalty", [{"frequency_penalty": 2}, {"presence_penalty": 2}, {"repetition_penalty": 2}])
+def test_penalties_change_an_answer_that_repeats_itself(demo: Station, penalty: Json) -> None:
+    wanted = {"max_tokens": 48, "ignore_eos": True}
+    usual, penalised = only_choice(demo, **wanted)["token_ids"], only_choice(demo, **wanted, **penalty)["token_ids"]
+    assert len(set(penalised)) > len(set(usual))
