@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.chat import load_chat_template
+from worker.engine.checks import MAX_STOP_TOKEN_IDS
 from worker.engine.finish import finish
 from worker.engine.group import Group, fan_out
 from worker.engine.info import Counters, describe
@@ -21,7 +22,7 @@ from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
 from worker.engine.memory import CACHE_SHARE, available_bytes
 from worker.engine.prefill import Prefill
-from worker.engine.prepare import MAX_STOP_TOKEN_IDS, Preparer
+from worker.engine.prepare import Preparer
 from worker.engine.rows import Rows, features_of
 from worker.engine.runner import Runner, Span, pad_rows
 from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs

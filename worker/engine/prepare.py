@@ -5,11 +5,10 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from worker.engine.chat import ChatTemplate
+from worker.engine.checks import check_params
 from worker.engine.sequence import Sequence, StopSearch
 from worker.engine.tokenizer import Tokenizer
 from worker.engine.types import Request, RowError, SamplingParams
-
-MAX_STOP_TOKEN_IDS = 8  # a request's own, beside the model's
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +23,13 @@ class Preparer:
 
     def prepare(self, request: Request) -> Sequence:
         """Tokenise and check. Raises RowError; the same request fails the same way again."""
+        params = request.params
+        check_params(params, vocab_size=self.vocab_size)
         token_ids = self._encode(request)
         if not token_ids:
             raise RowError("empty_prompt", "the prompt holds no tokens")
-        params = request.params
+        if params.truncate_prompt_tokens is not None:
+            token_ids = token_ids[-params.truncate_prompt_tokens :]
         return Sequence(
             request_id=request.id,
             prompt_token_ids=token_ids,
@@ -73,9 +75,9 @@ class Preparer:
     def _max_new_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
         left = self.max_model_len - num_prompt_tokens
         wanted = max(left, 1) if params.max_tokens is None else params.max_tokens
-        if wanted < 1:
-            raise RowError("invalid_value", "max_tokens must be at least 1")
-        if wanted > left and params.context_overflow == "error":
+        if params.context_overflow == "crop":
+            self._check_crop(num_prompt_tokens, params)
+        elif wanted > left:
             limit = "not set" if params.max_tokens is None else str(params.max_tokens)
             raise RowError(
                 "context_length_exceeded",
@@ -84,9 +86,18 @@ class Preparer:
             )
         return wanted
 
+    def _check_crop(self, num_prompt_tokens: int, params: SamplingParams) -> None:
+        """A prompt may be longer than the context, but then it has no end to run to, and not all of it is scored."""
+        if params.max_tokens is None and num_prompt_tokens >= self.max_model_len:
+            raise RowError("invalid_value", "max_tokens must be set where context_overflow 'crop' cuts the prompt")
+        if params.scores_prompt and num_prompt_tokens > self.max_model_len:
+            raise RowError(
+                "context_length_exceeded",
+                f"the prompt's {num_prompt_tokens} tokens exceed the context length of {self.max_model_len} tokens,"
+                " so their logprobs are not known",
+            )
+
     def _stop_token_ids(self, params: SamplingParams) -> tuple[int, ...]:
-        if len(set(params.stop_token_ids)) > MAX_STOP_TOKEN_IDS:
-            raise RowError("invalid_value", f"stop_token_ids may hold at most {MAX_STOP_TOKEN_IDS} ids")
         eos = () if params.ignore_eos else self.eos_token_ids
         return tuple(dict.fromkeys(index for index in (*eos, *params.stop_token_ids) if 0 <= index < self.vocab_size))
 

@@ -45,8 +45,6 @@ def refusal(preparer: Preparer, request: Request) -> RowError:
         (Request("a", messages=[{"role": "user", "content": "\ud800"}]), "invalid_unicode"),
         (Request("a", messages=[]), "invalid_messages"),
         (Request("a", messages=[{"role": "user"}]), "invalid_messages"),
-        (Request("a", [1], params=SamplingParams(max_tokens=0)), "invalid_value"),
-        (Request("a", [1], params=SamplingParams(stop_token_ids=tuple(range(9)))), "invalid_value"),
     ],
 )
 def test_refusals_have_codes(preparer: Preparer, request_: Request, code: str) -> None:
@@ -58,6 +56,32 @@ def test_context_refusal_names_the_three_numbers(preparer: Preparer) -> None:
     assert error.code == "context_length_exceeded"
     assert all(number in error.message for number in ("12 tokens", "(9)", "of 20"))
     assert refusal(preparer, Request("a", [1] * 20, params=SamplingParams(max_tokens=None))).code == error.code
+
+
+def test_crop_lets_rows_outgrow_the_context(preparer: Preparer) -> None:
+    params = SamplingParams(max_tokens=90, context_overflow="crop")
+    sequence = preparer.prepare(Request("a", list(range(3, 33)), params=params))
+    assert (sequence.max_new_tokens, sequence.context_length) == (90, 20)
+    assert sequence.prompt_token_ids == list(range(3, 33))
+    open_end = SamplingParams(max_tokens=None, context_overflow="crop")
+    assert preparer.prepare(Request("a", [1] * 15, params=open_end)).max_new_tokens == 5
+    assert "max_tokens must be set" in refusal(preparer, Request("a", [1] * 20, params=open_end)).message
+    scored = SamplingParams(context_overflow="crop", prompt_logprobs=0)
+    assert refusal(preparer, Request("a", [1] * 21, params=scored)).code == "context_length_exceeded"
+
+
+def test_prompts_are_truncated_at_their_beginning(preparer: Preparer) -> None:
+    params = SamplingParams(truncate_prompt_tokens=3, max_tokens=5)
+    assert preparer.prepare(Request("a", [1] * 50 + [4, 5, 6], params=params)).prompt_token_ids == [4, 5, 6]
+    assert preparer.prepare(Request("a", "xy", params=params)).prompt_token_ids == [ord("x"), ord("y")]
+    chat = preparer.prepare(Request("a", messages=[{"role": "user", "content": "hello"}], params=params))
+    assert chat.prompt_token_ids == [ord("o"), 190, 192]
+
+
+def test_a_prompt_may_fill_the_context_where_nothing_is_generated(preparer: Preparer) -> None:
+    for params in (SamplingParams(max_tokens=0, echo=True), SamplingParams(max_tokens=0, prompt_logprobs=0)):
+        assert preparer.prepare(Request("a", [1] * 20, params=params)).max_new_tokens == 0
+        assert refusal(preparer, Request("a", [1] * 21, params=params)).code == "context_length_exceeded"
 
 
 def test_no_limit_runs_to_the_end_of_the_context(preparer: Preparer) -> None:

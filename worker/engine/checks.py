@@ -1,0 +1,105 @@
+"""What a request's parameters may be. Each refusal names the field and its limit.
+
+The HTTP schema refuses most of this before; a notebook has no schema.
+"""
+
+import math
+
+from worker.engine.sampling import MAX_TOP_LOGPROBS
+from worker.engine.types import RowError, SamplingParams
+
+MAX_STOP_TOKEN_IDS = 8  # a request's own, beside the model's
+MAX_LOGIT_BIASES = 1024  # as many as vLLM takes
+_LARGEST = 1e30  # scores and what is added to them stay finite in float32
+
+_INTEGERS: dict[str, tuple[int, int | None]] = {
+    "max_tokens": (0, None),
+    "top_k": (-1, None),
+    "seed": (-(2**63), 2**63 - 1),
+    "min_tokens": (0, None),
+    "truncate_prompt_tokens": (1, None),
+    "n": (1, None),
+    "best_of": (1, None),
+    "top_logprobs": (0, MAX_TOP_LOGPROBS),
+    "prompt_logprobs": (0, MAX_TOP_LOGPROBS),
+}
+_OPTIONAL = ("max_tokens", "truncate_prompt_tokens", "best_of", "top_logprobs", "prompt_logprobs")
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "temperature": (0, _LARGEST),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (1 / _LARGEST, _LARGEST),
+    "frequency_penalty": (-_LARGEST, _LARGEST),
+    "presence_penalty": (-_LARGEST, _LARGEST),
+    "length_penalty": (-_LARGEST, _LARGEST),
+}
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "early_stopping": (True, False, "never"),
+    "context_overflow": ("error", "crop"),
+}
+
+
+def check_params(params: SamplingParams, *, vocab_size: int) -> None:
+    """Raise RowError for the first parameter that is out of its range, or at odds with another."""
+    _check_integers(params)
+    _check_numbers(params)
+    _check_tokens(params, vocab_size)
+    if params.num_answers < params.n:
+        raise _invalid(f"best_of ({params.best_of}) must be at least n ({params.n})")
+    if params.max_tokens == 0 and not params.echo and params.prompt_logprobs is None:
+        raise _invalid("max_tokens must be at least 1, or 0 with echo or prompt_logprobs")
+    if params.use_beam_search:
+        _check_beams(params)
+
+
+def _check_integers(params: SamplingParams) -> None:
+    for name, (low, high) in _INTEGERS.items():
+        value = getattr(params, name)
+        if value is None and name in _OPTIONAL:
+            continue
+        if type(value) is not int or value < low or (high is not None and value > high):
+            limit = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise _invalid(f"{name} must be a whole number, {limit}")
+
+
+def _check_numbers(params: SamplingParams) -> None:
+    for name, (least, most) in _NUMBERS.items():
+        if not _is_number(getattr(params, name), least, most):
+            raise _invalid(f"{name} must be a number from {least:g} to {most:g}")
+    for name, choices in _CHOICES.items():
+        if getattr(params, name) not in choices:
+            raise _invalid(f"{name} must be one of {', '.join(map(str, choices))}")
+
+
+def _check_tokens(params: SamplingParams, vocab_size: int) -> None:
+    if len(set(params.stop_token_ids)) > MAX_STOP_TOKEN_IDS:
+        raise _invalid(f"stop_token_ids may hold at most {MAX_STOP_TOKEN_IDS} ids")
+    if len(params.logit_bias) > MAX_LOGIT_BIASES:
+        raise _invalid(f"logit_bias may hold at most {MAX_LOGIT_BIASES} tokens")
+    if len({token_id for token_id, _ in params.logit_bias}) < len(params.logit_bias):
+        raise _invalid("logit_bias may name a token only once")
+    for token_id, bias in params.logit_bias:
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise _invalid(f"logit_bias must name token ids from 0 to {vocab_size - 1}, not {token_id}")
+        if not _is_number(bias, -_LARGEST, _LARGEST):
+            raise _invalid(f"logit_bias of token {token_id} must be a number from {-_LARGEST:g} to {_LARGEST:g}")
+
+
+def _check_beams(params: SamplingParams) -> None:
+    """Beams rank by the model's own logprobs, over a prompt that lies in the cache whole.
+
+    temperature, top_k, top_p, min_p and seed mean nothing to them, as with transformers' do_sample=False, and are not
+    refused: clients send them by default.
+    """
+    if params.context_overflow == "crop":
+        raise RowError("unsupported_parameter", "context_overflow 'crop' is not supported with use_beam_search")
+    if params.max_tokens == 0:
+        raise _invalid("max_tokens must be at least 1 with use_beam_search")
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return type(value) in (int, float) and least <= value <= most and math.isfinite(value)
+
+
+def _invalid(message: str) -> RowError:
+    return RowError("invalid_value", message)
