@@ -21,15 +21,15 @@ def print_job(settings: Settings, job_id: str, *, wait_seconds: float) -> None:
     """Print a job as JSON, after waiting up to `wait_seconds` for its end. Raises NotFound."""
     ends = time.monotonic() + wait_seconds
     while True:
-        job = _find(settings, job_id)
+        job = find_job(settings, job_id)
         if job.status in FINAL or time.monotonic() >= ends:
             break
         time.sleep(POLL_SECONDS)
     write_out(orjson.dumps(job_body(job), option=orjson.OPT_INDENT_2).decode())
 
 
-def _find(settings: Settings, job_id: str) -> JobRecord:
-    """Look in the service's database, then in those of `batchmill run`."""
+def find_job(settings: Settings, job_id: str) -> JobRecord:
+    """Look in the service's database, then in those of `batchmill run`. Raises NotFound."""
     runs = sorted((settings.state_dir / "runs").glob("*/batchmill.db"))
     urls = [settings.database] if settings.database_url or (settings.state_dir / "batchmill.db").is_file() else []
     for url in [*urls, *(f"sqlite:///{path.resolve()}" for path in runs)]:

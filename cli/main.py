@@ -144,6 +144,19 @@ def jobs_get(
     print_job(load_settings(state_dir=state), job_id, wait_seconds=wait)
 
 
+@jobs_app.command("speak")
+def jobs_speak(
+    job_id: Annotated[str, typer.Argument(help="Id of a completed job.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a WAV file, do not play it.")] = None,
+    state: State = None,
+) -> None:
+    """Read a job's result aloud. Needs the extra: pip install 'batchmill[speech]'."""
+    from cli.speech import speak_job
+    from models.settings import load_settings
+
+    speak_job(load_settings(state_dir=state), job_id, output=output)
+
+
 @db_app.command("upgrade")
 def db_upgrade() -> None:
     """Bring the schema to this version's."""
