@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worker.engine.beam_rows import beams_of, check_beams, form_beams
 from worker.engine.chat import load_chat_template
 from worker.engine.checks import MAX_STOP_TOKEN_IDS
-from worker.engine.finish import finish
 from worker.engine.group import Group, fan_out
 from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
@@ -89,7 +89,11 @@ class Engine:
 
     def prepare(self, request: Request) -> Group:
         """Tokenise and check a request; any thread may call it. Raises RowError, and sending it again will not help."""
-        return fan_out(self._preparer.prepare(request), self._preparer.tokenizer)
+        sequence = self._preparer.prepare(request)
+        if not sequence.params.use_beam_search:
+            return fan_out(sequence, self._preparer.tokenizer)
+        check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.fits)
+        return form_beams(sequence, self._preparer.tokenizer)
 
     def add(self, group: Group) -> None:
         """Queue a prepared request for free rows."""
@@ -185,15 +189,14 @@ class Engine:
             return None
         token_ids, logprobs = self._rows.output(row, sequence.num_generated)
         try:
-            completion = finish(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
+            output = group.end(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
         except RowError as error:
             self._runner.cache.clear(row)
             self.cancel(sequence.request_id)
             return Output(sequence.request_id, error=error)
-        self._counters.output_tokens += len(completion.token_ids)
-        output = group.add(sequence.answer, completion)
         if output is not None:
             del self._groups[sequence.request_id]
+            self._counters.output_tokens += sum(len(completion.token_ids) for completion in output.completions)
         return output
 
     def _begin(self, sequences: list[Sequence]) -> None:
@@ -257,6 +260,8 @@ class Engine:
         for sequence in sequences:
             sequence.num_generated += 1
         self._watch(first, sequences, tokens, scores)
+        for group, row_of in beams_of(sequences, self._groups):
+            group.advance(row_of, first, scores, self._rows, self._runner.cache)
         self._counters.sampling_seconds += time.perf_counter() - began
 
     def _watch(self, first: int, sequences: list[Sequence], tokens: Tensor, scores: Tensor) -> None:

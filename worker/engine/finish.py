@@ -12,8 +12,7 @@ def finish(
 ) -> Completion:
     """Make the answer of a sequence that generated these tokens, its stop token included. Raises RowError."""
     if not all(math.isfinite(logprob) for logprob in logprobs):
-        message = "the model's scores are not numbers; the checkpoint or the dtype cannot answer this prompt"
-        raise RowError("nonfinite_logits", message)
+        raise nonfinite_logits()
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
     return Completion(
@@ -23,6 +22,12 @@ def finish(
         finish_reason=reason,
         details=_details(sequence, kept, logprobs, tokenizer=tokenizer),
     )
+
+
+def nonfinite_logits() -> RowError:
+    """The error of a row whose scores are no numbers."""
+    message = "the model's scores are not numbers; the checkpoint or the dtype cannot answer this prompt"
+    return RowError("nonfinite_logits", message)
 
 
 def _text(sequence: Sequence, token_ids: list[int], tokenizer: Tokenizer | None) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 
+from worker.engine.finish import finish
 from worker.engine.randomness import derive_seed
 from worker.engine.sequence import Sequence, StopSearch
 from worker.engine.tokenizer import Tokenizer
@@ -23,9 +24,11 @@ class Group:
         """Tokens of the prompt."""
         return self.sequences[0].prompt_token_ids
 
-    def add(self, answer: int, completion: Completion) -> Output | None:
-        """Take the answer of one sequence; give the output once all are there."""
-        self.answers[answer] = completion
+    def end(
+        self, sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
+    ) -> Output | None:
+        """Take what one sequence generated; give the output once all are there. Raises RowError."""
+        self.answers[sequence.answer] = finish(sequence, token_ids, logprobs, tokenizer=tokenizer)
         if len(self.answers) < len(self.sequences):
             return None
         completions = [self.answers[index] for index in range(len(self.sequences))]
@@ -36,13 +39,18 @@ def fan_out(first: Sequence, tokenizer: Tokenizer | None) -> Group:
     """Make a group of a request's first sequence and as many more as it asks for, each with a seed of its own."""
     sequences = [first]
     for answer in range(1, first.params.num_answers):
-        search = first.stop_search
-        if search is not None and tokenizer is not None:
-            stream = tokenizer.stream(skip_special_tokens=first.params.skip_special_tokens)
-            search = StopSearch(stream, search.stops, include_stop=search.include_stop)
         seed = derive_seed(first.params.seed, answer)
-        sequences.append(replace(first, answer=answer, seed=seed, stop_search=search, top=[]))
+        sequences.append(replace(first, answer=answer, seed=seed, stop_search=new_search(first, tokenizer), top=[]))
     return Group(first.request_id, first.params, sequences)
+
+
+def new_search(sequence: Sequence, tokenizer: Tokenizer | None) -> StopSearch | None:
+    """Make a search of a sequence's stop strings that has seen no text."""
+    search = sequence.stop_search
+    if search is None or tokenizer is None:
+        return None
+    stream = tokenizer.stream(skip_special_tokens=sequence.params.skip_special_tokens)
+    return StopSearch(stream, search.stops, include_stop=search.include_stop)
 
 
 def choose(completions: Items[Completion], num: int) -> tuple[Completion, ...]:

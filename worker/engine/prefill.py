@@ -37,8 +37,20 @@ class Prefill:
 
     def run(self, first: int, sequences: Items[Sequence]) -> Tensor:
         """Run the prompts of rows [first, first + n) into their slots -> hidden [n, C] of each one's last token."""
+        rows = list(enumerate(sequences, first))
+        leaders = {sequence.request_id: row for row, sequence in reversed(rows)}
+        hidden = self._compute([(row, sequence) for row, sequence in rows if row == leaders[sequence.request_id]])
+        for row, sequence in rows:
+            leader = leaders[sequence.request_id]
+            if row != leader:  # answers of one request share its prompt
+                self._runner.cache.copy(row, leader, sequence.length)
+                hidden[row] = hidden[leader]
+                self.shared_tokens += sequence.length
+        return torch.stack([hidden[row] for row, _ in rows])
+
+    def _compute(self, pending: Rows) -> dict[int, Tensor]:
+        """Run the prompts of some rows -> hidden [C] of each one's last token."""
         hidden: dict[int, Tensor] = {}
-        pending = list(enumerate(sequences, first))
         while pending:
             wave, pending = self._split(pending)
             spans = [self._span(row, sequence) for row, sequence in wave]
@@ -46,7 +58,7 @@ class Prefill:
             hidden |= {row: last[index] for index, (row, _) in enumerate(wave)}
             for row, sequence in wave:
                 self._keep(row, sequence)
-        return torch.stack([hidden[row] for row in sorted(hidden)])
+        return hidden
 
     def _split(self, rows: Rows) -> tuple[Rows, Rows]:
         """Set aside the rows whose beginning another of these rows is about to compute."""

@@ -131,6 +131,16 @@ class Rows:
         stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
         self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows])
 
+    def replace_newest(self, rows: Items[int], tokens: Items[int]) -> None:
+        """Put other tokens in place of those recorded last."""
+        index, new = torch.tensor(rows, device=self.token.device), torch.tensor(tokens, device=self.token.device)
+        self.output_ids[index, self.generated[index] - 1] = new
+        self.token[index] = new
+
+    def end(self, rows: Items[int]) -> None:
+        """Mark rows that ended."""
+        self.done[torch.tensor(rows, device=self.done.device)] = True
+
     def output(self, row: int, num_tokens: int) -> tuple[list[int], list[float]]:
         """Read the first tokens of a row and their logprobs back to the host."""
         return self.output_ids[row, :num_tokens].tolist(), self.output_logprobs[row, :num_tokens].tolist()

@@ -39,21 +39,27 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Move sequences to free rows, in order of arrival, and give them longest prompt first.
 
-        Stops at the limit of prompt tokens or the cache's; one sequence is always taken when no row is live.
+        Stops at the limit of prompt tokens or the cache's; one sequence is always taken when no row is live. The beams
+        of a request are taken together.
         """
         admitted: list[Sequence] = []
         self.cut_short = False
         if self._holds_back():
             return admitted
         num_tokens, longest = 0, max((sequence.max_length for sequence in self.live), default=0)
-        while self.waiting and len(self.live) + len(admitted) < self.max_rows:
+        while self.waiting:
             sequence = self.waiting[0]
+            together = max(sequence.num_beams, 1)
+            num_rows = len(self.live) + len(admitted) + together
+            if num_rows > self.max_rows:
+                break
             num_tokens += self.cost(sequence)
             longest = max(longest, sequence.max_length)
             self.cut_short = bool(admitted) and num_tokens > ADMIT_TOKENS
-            if self.cut_short or not self.fits(len(self.live) + len(admitted) + 1, longest):
+            alone = num_rows == together
+            if self.cut_short or not (alone or self.fits(num_rows, longest)):
                 break
-            admitted.append(self.waiting.popleft())
+            admitted += [self.waiting.popleft() for _ in range(together)]
         admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
         self.live += admitted
         return admitted

@@ -59,6 +59,7 @@ class Sequence:
     stop_token_ids: tuple[int, ...]
     stop_search: StopSearch | None = None
     answer: int = 0  # which of the request's answers
+    num_beams: int = 0  # sequences of the request that run in lockstep, this one among them; 0: it runs for itself
     seed: int = 0
     context_length: int | None = None  # crop to the newest so many tokens; None: it never gets there
     owner: str = ""

@@ -1,0 +1,156 @@
+"""Beams in rows: the sequences of a beam request decode in lockstep, and each step decides which of them go on.
+
+A beam that goes on keeps its row; one that forks is copied over a row whose beam died, the answer's part of the cache
+alone, since the prompt's is the same in every row.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from worker.engine.beam import Beam, BeamSearch, Hypothesis
+from worker.engine.finish import finish, nonfinite_logits
+from worker.engine.group import Group, new_search
+from worker.engine.kv_cache import KVCache
+from worker.engine.rows import Rows
+from worker.engine.sampling import top_logprobs
+from worker.engine.sequence import Sequence
+from worker.engine.tokenizer import Tokenizer
+from worker.engine.types import Completion, Output, RowError, SamplingParams
+
+_REFUSED = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+
+
+@dataclass(slots=True, kw_only=True)
+class BeamGroup(Group):
+    """A beam request: its sequences are in rows all at once, or none is.
+
+    Invariant: the row of sequence order[i] holds live beam i of the search. What the rows choose for themselves
+    is overwritten, so their sequences have no stops and ask to see nothing.
+    """
+
+    asked: Sequence  # as it was prepared
+    search: BeamSearch
+    order: list[int]
+
+    def advance(self, row_of: Mapping[int, int], first: int, scores: Tensor, rows: Rows, cache: KVCache) -> None:
+        """Choose every beam's next token from raw scores [N, V], of which row i belongs to row first + i.
+
+        `row_of` gives each sequence's row of the scores.
+        """
+        index = [row_of[answer] for answer in self.order[: len(self.search.live)]]
+        logprobs, ids = (found.tolist() for found in top_logprobs(scores, index, self.search.num_candidates))
+        beams: list[Beam] = []
+        if all(math.isfinite(likeliest) for likeliest, *_ in logprobs):
+            beams = self.search.advance(ids, logprobs)
+        places = {answer: first + row for answer, row in row_of.items()}
+        if beams:
+            self._place(beams, places, rows, cache)
+        else:  # the search is done, or it fails
+            rows.end(list(places.values()))
+
+    def _place(self, beams: Items[Beam], row_of: Mapping[int, int], rows: Rows, cache: KVCache) -> None:
+        """Give each beam a row that holds its past, and its newest token to feed."""
+        sources = [self.order[beam.row] for beam in beams]
+        free = [answer for answer in self.order if answer not in sources]
+        length = self.sequences[0].length
+        order: list[int] = []
+        for source in sources:
+            answer = source
+            if source in order:
+                answer = free.pop()
+                rows.move(row_of[answer], row_of[source])
+                cache.copy(row_of[answer], row_of[source], length, start=min(len(self.prompt_token_ids), length))
+            order.append(answer)
+        self.order = order
+        rows.replace_newest([row_of[answer] for answer in order], [beam.token_id for beam in beams])
+
+    def end(
+        self, sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
+    ) -> Output:
+        """Give the best beams, whichever sequence is the first to end: all do in one step. Raises RowError."""
+        if not self.search.done:
+            raise nonfinite_logits()
+        best = self.search.best(self.params.n)
+        answers = tuple(_complete(self.asked, hypothesis, tokenizer) for hypothesis in best)
+        return Output(self.request_id, self.prompt_token_ids, answers)
+
+
+def form_beams(asked: Sequence, tokenizer: Tokenizer | None) -> BeamGroup:
+    """Make a group of as many sequences as a request asks for beams."""
+    params = asked.params
+    num_beams = params.num_answers
+    plain = replace(params, temperature=0.0, min_tokens=0, top_logprobs=None)
+    search = BeamSearch(
+        num_beams=num_beams,
+        max_new_tokens=asked.max_new_tokens,
+        stop_token_ids=frozenset(asked.stop_token_ids),
+        length_penalty=params.length_penalty,
+        early_stopping=params.early_stopping,
+        min_tokens=params.min_tokens,
+        num_top=params.top_logprobs or 0,
+        completes_stop=_stop_watch(asked, tokenizer) if asked.stop_search else None,
+    )
+    sequences = [
+        replace(asked, params=plain, answer=answer, num_beams=num_beams, stop_token_ids=(), stop_search=None, top=[])
+        for answer in range(num_beams)
+    ]
+    return BeamGroup(asked.request_id, params, sequences, asked=asked, search=search, order=list(range(num_beams)))
+
+
+def check_beams(asked: Sequence, *, max_rows: int, fits: Callable[[int, int], bool]) -> None:
+    """Refuse what beams cannot do: its rows must all be free at once. Raises RowError."""
+    params = asked.params
+    if params.num_answers > max_rows:
+        raise RowError(
+            "invalid_value",
+            f"best_of is {params.num_answers} beams, but the engine decodes at most {max_rows} rows together",
+        )
+    if not fits(params.num_answers, asked.max_length):
+        raise RowError(
+            "invalid_value",
+            f"{params.num_answers} beams of {asked.max_length} tokens do not fit into the engine's cache:"
+            " lower best_of or max_tokens",
+        )
+    neutral = SamplingParams()
+    for name in _REFUSED:
+        if getattr(params, name) != getattr(neutral, name):
+            raise RowError("unsupported_parameter", f"{name} cannot be used with use_beam_search")
+
+
+def beams_of(sequences: Items[Sequence], groups: Mapping[str, Group]) -> Iterator[tuple[BeamGroup, dict[int, int]]]:
+    """Find the beam requests among rows; with each the rows of its sequences."""
+    rows: dict[str, dict[int, int]] = {}
+    for row, sequence in enumerate(sequences):
+        if sequence.num_beams:
+            rows.setdefault(sequence.request_id, {})[sequence.answer] = row
+    for request_id, row_of in rows.items():
+        group = groups[request_id]
+        if isinstance(group, BeamGroup):
+            yield group, row_of
+
+
+def _stop_watch(asked: Sequence, tokenizer: Tokenizer | None) -> Callable[[list[int]], bool]:
+    def completes_stop(token_ids: list[int]) -> bool:
+        search = _read(asked, token_ids, tokenizer).stop_search
+        return search is not None and search.end is not None
+
+    return completes_stop
+
+
+def _read(asked: Sequence, token_ids: Items[int], tokenizer: Tokenizer | None) -> Sequence:
+    """A sequence that generated these tokens."""
+    sequence = replace(asked, stop_search=new_search(asked, tokenizer))
+    for token_id in token_ids:
+        sequence.num_generated += 1
+        sequence.observe(token_id)
+    return sequence
+
+
+def _complete(asked: Sequence, found: Hypothesis, tokenizer: Tokenizer | None) -> Completion:
+    sequence = replace(_read(asked, found.token_ids, tokenizer), top=found.top)
+    completion = finish(sequence, found.token_ids, found.logprobs, tokenizer=tokenizer)
+    return replace(completion, score=found.score)
