@@ -40,15 +40,18 @@ class KVCache:
         self.v = [self._new_values(0, 0) for _ in range(spec.num_layers)]
 
     def _new_values(self, num_slots: int, width: int) -> Tensor:
-        # Zeros, not empty: a masked key has weight 0, and 0 times a stray NaN would be NaN.
-        shape = (num_slots, self._num_kv_heads, width, self._head_dim)
-        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        return self._new(num_slots, self._num_kv_heads, width, self._head_dim)
 
     def _new_keys(self, num_slots: int, width: int) -> Tensor:
         if self.key_block is None:
             return self._new_values(num_slots, width)
-        shape = (num_slots, self._num_kv_heads, width // self.key_block, self._head_dim, self.key_block)
-        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        return self._new(num_slots, self._num_kv_heads, width // self.key_block, self._head_dim, self.key_block)
+
+    def _new(self, *shape: int) -> Tensor:
+        # What no token has been written to is masked by torch's attention, and 0 times a stray NaN would be NaN. The
+        # compiled one does not read it, so that there memory is not even taken before it is written to.
+        make = torch.zeros if self.key_block is None else torch.empty
+        return make(shape, dtype=self._dtype, device=self._device)
 
     def fits(self, num_rows: int, max_tokens: int) -> bool:
         """Say whether rows of at most max_tokens each stay within the budget. One row always does."""
@@ -61,7 +64,7 @@ class KVCache:
         width = round_up(max_tokens, _GROWTH_TOKENS)
         if self.fits(num_rows, max(width, self.width)):
             width = max(width, self.width)
-        wanted = max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
+        wanted = self.max_rows if self.key_block else max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
         num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width, wanted))
         kept = min(width, self.width)
         for layer in range(len(self.k)):  # one layer's old and new tensors side by side, never all layers'
