@@ -21,7 +21,7 @@ def as_table(case: Case) -> str:
         f"{case.shape} {info.dtype}: {info.num_parameters / 1e6:.1f}M parameters, {case.num_jobs} jobs, "
         f"{info.rows} rows, {', '.join(info.fast_paths.values())}",
         f"  {'engine':<20}{'tokens':>8}{'CPU s':>9}{'wall s':>9}{'tok/CPU s':>11}{'tok/s':>8}{'ours over':>11}"
-        "  same answers",
+        "  same answers (expected in float32)",
         *(_engine_line(compared, case) for compared in case.results),
         *(f"  {name:<20} not run: {reason}" for name, reason in case.skipped.items()),
         f"  {'figure':<32}{'measured':>14}  target",

@@ -11,7 +11,7 @@ from benchmarks.engine.ours import Ours
 from benchmarks.engine.work import Work
 from worker import engine as engine_package
 
-_ENGINE = str(Path(engine_package.__file__).parent)
+_ENGINE = Path(engine_package.__file__).parent
 _INTERVAL_SECONDS = 0.002
 
 
@@ -40,8 +40,8 @@ def shares_by_module(ours: Ours, work: Sequence[Work]) -> dict[str, float]:
 def _innermost(frame: FrameType | None) -> str:
     """The engine module that a stack is in, though torch may be what it called last."""
     while frame is not None:
-        path = frame.f_code.co_filename
-        if path.startswith(_ENGINE):
-            return Path(path).stem
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(_ENGINE):
+            return path.relative_to(_ENGINE).parts[0].removesuffix(".py")
         frame = frame.f_back
     return "outside"
