@@ -47,11 +47,12 @@ def packing_works(dtype: torch.dtype) -> bool:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(ROW_MULTIPLE, 96, generator=generator).to(dtype)
     weight = torch.randn(160, 96, generator=generator).to(dtype)
+    bias = torch.randn(160, generator=generator).to(dtype)
     try:
-        product = _packed_linear(x, pack(weight), None)
+        product = _packed_linear(x, pack(weight), bias)
     except (RuntimeError, AttributeError, TypeError):
         return False
-    expected = x.double() @ weight.double().T
+    expected = x.double() @ weight.double().T + bias.double()
     tolerance = 64 * torch.finfo(dtype).eps * expected.abs().max().item()
     return bool((product.double() - expected).abs().max().item() <= tolerance)
 
