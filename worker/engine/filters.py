@@ -55,7 +55,9 @@ def draw_within(weights: Tensor, limits: Limits, *, seed: Tensor, index: Tensor)
     """Draw a token id [B] from the weights [B, V] that stay, V a multiple of 64."""
     tokens = torch.zeros_like(seed)
     rows = torch.arange(len(seed), device=seed.device)
-    pool = weights.clone().ge_(limits.floor[:, None]).mul_(weights)
+    pool = weights
+    if bool((limits.floor > 0).any()):
+        pool = weights.clone().ge_(limits.floor[:, None]).mul_(weights)
     attempt = 0
     while len(rows):
         drawn = pick(pool, uniform(seed[rows], index[rows], attempt))

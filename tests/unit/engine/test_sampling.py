@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worker.engine import sampling
 from worker.engine.rows import Rows, features_of
 from worker.engine.sampling import Features, SamplingState, sample, top_logprobs
 from worker.engine.sequence import Sequence
@@ -125,7 +126,7 @@ def random_sequence(rng: random.Random, name: str, num_tokens: int) -> Sequence:
     )
     stops = tuple(rng.sample(range(num_tokens), rng.randint(0, 3)))
     prompt = [rng.randrange(num_tokens) for _ in range(rng.randint(1, 40))]
-    return Sequence(name, prompt, params, 8, stops)
+    return Sequence(name, prompt, params, 8, stops, seed=params.seed)
 
 
 def decode(sequences: list[Sequence], scores: dict[str, Tensor]) -> dict[str, tuple[list[int], list[float]]]:
@@ -152,6 +153,15 @@ def test_no_bit_depends_on_neighbours_or_order(seed: int, num_rows: int, num_tok
     some = sequences[: rng.randint(1, num_rows)]
     assert decode(some, scores) == {item.request_id: expected[item.request_id] for item in some}
     assert decode(some[:1], scores) == {some[0].request_id: expected[some[0].request_id]}
+
+
+def test_no_bit_depends_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(5)
+    sequences = [random_sequence(rng, str(row), 700) for row in range(20)]
+    scores = {sequence.request_id: scores_of(3, 700, seed=int(sequence.request_id)) for sequence in sequences}
+    expected = decode(sequences, scores)
+    monkeypatch.setattr(sampling, "_CHUNK_SCORES", 3 * 700)
+    assert decode(sequences, scores) == expected
 
 
 def test_logprobs_are_of_the_raw_scores() -> None:
