@@ -82,3 +82,18 @@ def test_penalties_change_an_answer_that_repeats_itself(demo: Station, penalty: 
     wanted = {"max_tokens": 48, "ignore_eos": True}
     usual, penalised = only_choice(demo, **wanted)["token_ids"], only_choice(demo, **wanted, **penalty)["token_ids"]
     assert len(set(penalised)) > len(set(usual))
+
+
+def test_beams_return_the_best_first_and_find_no_worse_than_greedy(demo: Station) -> None:
+    wanted = {"logprobs": 0, "ignore_eos": True, "length_penalty": 0.0, "use_beam_search": True}
+    answered = body(demo, **wanted, best_of=3, n=2)
+    assert answered["choices"][0]["text"] != answered["choices"][1]["text"]
+    first, second = (sum(choice["logprobs"]["token_logprobs"]) for choice in answered["choices"])
+    greedy = sum(only_choice(demo, logprobs=0, ignore_eos=True)["logprobs"]["token_logprobs"])
+    assert first >= second
+    assert first >= greedy - 1e-4
+
+
+def test_prompt_is_cut_to_its_newest_tokens(demo: Station) -> None:
+    whole, cut = only_choice(demo)["prompt_token_ids"], only_choice(demo, truncate_prompt_tokens=2)["prompt_token_ids"]
+    assert cut == whole[-2:]
