@@ -113,13 +113,20 @@ def worker(
 @app.command()
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the trained model.")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="UTF-8 text files (default: the demo model's text).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps (default: the shipped model's).")] = None,
     seed: Annotated[int | None, typer.Option(help="Everything random follows from it.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted run in the folder.")] = False,
 ) -> None:
-    """Train the demo model on the standard library's documentation and save it as a Hugging Face folder."""
-    from cli.train import train_demo
+    """Train a small model on text files, or the demo model, and save it as a Hugging Face folder.
 
-    train_demo(output, steps=steps, seed=seed)
+    Prints the loss and draws it into loss.png. Interrupted and started again, it goes on from its last validation.
+    """
+    from cli.train import train_model
+
+    train_model(output, files or [], steps=steps, seed=seed, fresh=fresh)
 
 
 @app.command()

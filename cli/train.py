@@ -1,16 +1,21 @@
-"""`batchmill train`: the demo model from its text to its folder."""
+"""`batchmill train`: a small model from text files, or the demo model, to a folder."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from worker.trainer import Progress, TrainSettings
-from worker.trainer import train as train_model
+from models.errors import ConfigurationError
+from worker.trainer import Progress, TrainSettings, train_on_files
+from worker.trainer import train as train_demo
 
 
-def train_demo(output: Path, *, steps: int | None, seed: int | None) -> None:
-    """Train with the shipped model's settings, but for what is given; a line of progress at each validation."""
+def train_model(output: Path, files: Sequence[Path], *, steps: int | None, seed: int | None, fresh: bool) -> None:
+    """Train with the shipped model's settings, but for what is given; a line of progress at each validation.
+
+    Raises ConfigurationError for files that cannot be trained on and for the state of another run in the folder.
+    """
     settings = TrainSettings()
     settings = replace(settings, num_steps=steps or settings.num_steps, seed=settings.seed if seed is None else seed)
     console = Console(stderr=True, highlight=False)
@@ -22,5 +27,12 @@ def train_demo(output: Path, *, steps: int | None, seed: int | None) -> None:
             f"step {progress.step} of {progress.num_steps}: loss {progress.train_loss:.3f}{held_out}, {left:.0f} s left"
         )
 
-    train_model(output, settings=settings, progress=report)
-    console.print(f"saved {output}; try: batchmill run examples/prompts.jsonl -o results.jsonl --model {output}")
+    try:
+        if files:
+            train_on_files(output, files, settings=settings, progress=report, fresh=fresh)
+        else:
+            train_demo(output, settings=settings, progress=report, fresh=fresh)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(str(error)) from error
+    prompts = "prompts.jsonl" if files else "examples/prompts.jsonl"
+    console.print(f"saved {output}; try: batchmill run {prompts} -o results.jsonl --model {output}")

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -35,16 +36,32 @@ class Trained:
     history: list[Progress]
 
 
-def fit(dataset: Dataset, settings: TrainSettings, on_validation: Callable[[Trained], None]) -> Trained:
-    """Train from scratch, reporting at each validation.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A decoder in training, and what its next step depends on."""
 
-    The same settings, data, torch and processor give the same weights, bit for bit.
+    trained: Trained
+    optimizer: torch.optim.Optimizer
+
+
+def fit(
+    dataset: Dataset,
+    settings: TrainSettings,
+    on_validation: Callable[[Run], None],
+    restore: Callable[[Run], None] | None = None,
+) -> Trained:
+    """Train, reporting at each validation: from scratch, or from where `restore` brings the fresh run.
+
+    The same settings, data, torch and processor give the same weights, bit for bit, interrupted or not.
     """
     spec = make_spec(settings, vocab_size=dataset.end_id + 1, end_id=dataset.end_id)
     trained = Trained(spec, trainable_weights(spec, settings.seed), [])
-    for progress in _steps(trained, dataset, settings):
+    run = Run(trained, _optimizer(trained.weights, settings))
+    if restore is not None:
+        restore(run)
+    for progress in _steps(run, dataset, settings):
         trained.history.append(progress)
-        on_validation(trained)
+        on_validation(run)
     return trained
 
 
@@ -57,13 +74,15 @@ def learning_rate(step: int, settings: TrainSettings) -> float:
     return settings.learning_rate * (floor + (1 - floor) * (1 + math.cos(math.pi * passed)) / 2)
 
 
-def _steps(trained: Trained, dataset: Dataset, settings: TrainSettings) -> Iterator[Progress]:
-    """Take every step; yield at each validation."""
-    optimizer = _optimizer(trained.weights, settings)
-    batches = endless_batches(dataset.train, batch_tokens=settings.batch_tokens, seed=settings.seed)
-    started, num_tokens = time.monotonic(), 0
+def _steps(run: Run, dataset: Dataset, settings: TrainSettings) -> Iterator[Progress]:
+    """Take every step that is left; yield at each validation."""
+    trained, optimizer = run.trained, run.optimizer
+    last = trained.history[-1] if trained.history else None
+    done, num_tokens, seconds = (last.step, last.num_tokens, last.seconds) if last else (0, 0, 0.0)
+    batches = islice(endless_batches(dataset.train, batch_tokens=settings.batch_tokens, seed=settings.seed), done, None)
+    started = time.monotonic() - seconds
     loss_sum, loss_count = 0.0, 0
-    for step in range(1, settings.num_steps + 1):
+    for step in range(done + 1, settings.num_steps + 1):
         loss, count = batch_loss(trained.weights, trained.spec, next(batches))
         _update(optimizer, loss / count, learning_rate(step, settings), settings.max_grad_norm)
         loss_sum, loss_count = loss_sum + loss.item(), loss_count + count

@@ -26,8 +26,8 @@ def draw_losses(path: Path, history: Sequence[Progress]) -> bool:
         (progress.step, progress.validation_loss) for progress in history if progress.validation_loss is not None
     ]
     if held_out:
-        axes.plot(*zip(*held_out, strict=True), label="held-out methods", color="#d1622b")
-    axes.set(xlabel="step", ylabel="loss, nats per token", title="Loss of the demo model", ylim=(0, None))
+        axes.plot(*zip(*held_out, strict=True), label="held out", color="#d1622b")
+    axes.set(xlabel="step", ylabel="loss, nats per token", title="Loss", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=_DOTS_PER_INCH, metadata={"Software": None})

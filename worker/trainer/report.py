@@ -20,6 +20,8 @@ _ANSWER_TOKENS = 64
 _FAMOUS = ("json.dumps", "shutil.copy", "str.split", "itertools.chain", "threading.Thread", "with")
 _INVENTED = ("shutil.copy_all", "math.cube", "zipfile.unpack", "random.pick")
 _NUM_HELD_OUT = 4
+_NUM_BEGINNINGS = 3
+_BEGINNING_TOKENS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,19 @@ def answer_samples(
         prompt_ids = encoding.encode_ordinary(f"{name}:")
         token_ids = complete(saved.weights, saved.spec, prompt_ids, max_tokens=_ANSWER_TOKENS)
         answers.append(Answer(f"{name}:", encoding.decode(token_ids).strip(), origins.get(name, "no such name")))
+    return answers
+
+
+def continue_samples(trained: Trained, dataset: Dataset) -> list[Answer]:
+    """Go on from the beginnings of a few windows of the text."""
+    encoding, saved = make_encoding(dataset.ranks), as_saved(trained)
+    beginnings = [(sample, "trained on") for sample in dataset.train[:_NUM_BEGINNINGS]]
+    beginnings += [(sample, "held out") for sample in dataset.validation[:_NUM_BEGINNINGS]]
+    answers = []
+    for sample, origin in beginnings:
+        prompt_ids = sample.token_ids[: min(_BEGINNING_TOKENS, len(sample) - 1)]
+        token_ids = complete(saved.weights, saved.spec, prompt_ids, max_tokens=_ANSWER_TOKENS)
+        answers.append(Answer(encoding.decode(prompt_ids), encoding.decode(token_ids), origin))
     return answers
 
 

@@ -1,7 +1,8 @@
-"""`batchmill train`: from the interpreter's own documentation to a model folder with its card."""
+"""`batchmill train`: from text files, or the interpreter's own documentation, to a model folder with its card."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,49 +10,105 @@ import torch
 from worker.trainer.card import write_card
 from worker.trainer.corpus import standard_library_entries
 from worker.trainer.data import Dataset, build_dataset
-from worker.trainer.loop import Progress, Trained, fit
+from worker.trainer.loop import Progress, Run, Trained, fit
 from worker.trainer.picture import draw_losses
-from worker.trainer.report import Figures, answer_samples, measure, write_history
-from worker.trainer.saving import save_checkpoint, save_model
+from worker.trainer.report import Figures, answer_samples, continue_samples, measure, write_history
+from worker.trainer.resuming import fingerprint, restore_run, save_run
+from worker.trainer.saving import DEMO_CHAT_TEMPLATE, save_checkpoint, save_model
 from worker.trainer.settings import TrainSettings
+from worker.trainer.text_card import write_text_card
+from worker.trainer.texts import build_text_dataset, read_texts
+
+STATE_NAME = "resume.pt"
 
 
 def train(
-    output: Path, *, settings: TrainSettings | None = None, progress: Callable[[Progress], None] | None = None
+    output: Path,
+    *,
+    settings: TrainSettings | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    fresh: bool = False,
 ) -> Figures:
-    """Train a model and write its folder; files of the same names are replaced.
+    """Train the demo model and write its folder; files of the same names are replaced.
 
-    Raises OSError where the folder cannot be written, before any training.
+    Interrupted and called again, it goes on from its last validation, unless `fresh`. Raises OSError where the folder
+    cannot be written, before any training, and ValueError where it holds the state of another run.
     """
     settings = settings or TrainSettings()
-    output.mkdir(parents=True, exist_ok=True)
     entries = standard_library_entries()[: settings.max_entries]
     dataset = build_dataset(entries, settings)
     with _threads(settings.num_threads):
-        trained = fit(dataset, settings, _observer(output, dataset, settings, progress))
+        trained = _fit(output, dataset, settings, progress, chat_template=DEMO_CHAT_TEMPLATE, fresh=fresh)
         figures = measure(trained, dataset)
         answers = answer_samples(trained, dataset, entries, settings)
-    save_model(output, trained.spec, trained.weights, dataset.ranks)
-    write_history(output / "training.json", trained, settings, figures)
-    draw_losses(output / "loss.png", trained.history)
+    _save(output, trained, dataset, settings, figures, chat_template=DEMO_CHAT_TEMPLATE)
     write_card(output, trained, settings, figures, answers)
     return figures
 
 
-def _observer(
-    output: Path, dataset: Dataset, settings: TrainSettings, progress: Callable[[Progress], None] | None
-) -> Callable[[Trained], None]:
-    """What happens at each validation: a checkpoint where they are kept, and a report."""
+def train_on_files(
+    output: Path,
+    files: Sequence[Path],
+    *,
+    settings: TrainSettings | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    fresh: bool = False,
+) -> Figures:
+    """Train on text files, otherwise as `train`; the model continues text and has no chat template.
 
-    def observe(trained: Trained) -> None:
-        last = trained.history[-1]
+    Raises OSError and ValueError for files that cannot be read, are not UTF-8 or are empty.
+    """
+    settings = settings or TrainSettings()
+    dataset = build_text_dataset(read_texts(files), settings)
+    with _threads(settings.num_threads):
+        trained = _fit(output, dataset, settings, progress, chat_template=None, fresh=fresh)
+        figures = measure(trained, dataset)
+        samples = continue_samples(trained, dataset)
+    _save(output, trained, dataset, settings, figures, chat_template=None)
+    write_text_card(output, settings, figures, samples)
+    return figures
+
+
+def _fit(
+    output: Path,
+    dataset: Dataset,
+    settings: TrainSettings,
+    progress: Callable[[Progress], None] | None,
+    *,
+    chat_template: str | None,
+    fresh: bool,
+) -> Trained:
+    """Train, keeping at each validation what an interrupted run goes on from."""
+    output.mkdir(parents=True, exist_ok=True)
+    state, of = output / STATE_NAME, fingerprint(dataset, settings)
+
+    def observe(run: Run) -> None:
+        last = run.trained.history[-1]
+        save_run(state, run, of=of)
         if settings.keep_checkpoints:
             folder = output / "checkpoints" / f"step-{last.step:06d}"
-            save_checkpoint(folder, trained.spec, trained.weights, dataset.ranks)
+            save_checkpoint(folder, run.trained.spec, run.trained.weights, dataset.ranks, chat_template=chat_template)
         if progress is not None:
             progress(last)
 
-    return observe
+    goes_on = state.is_file() and not fresh
+    return fit(dataset, settings, observe, partial(restore_run, state, of=of) if goes_on else None)
+
+
+def _save(
+    output: Path,
+    trained: Trained,
+    dataset: Dataset,
+    settings: TrainSettings,
+    figures: Figures,
+    *,
+    chat_template: str | None,
+) -> None:
+    """Write the model's folder; the state of the run, which is over, goes."""
+    save_model(output, trained.spec, trained.weights, dataset.ranks, chat_template=chat_template)
+    write_history(output / "training.json", trained, settings, figures)
+    draw_losses(output / "loss.png", trained.history)
+    (output / STATE_NAME).unlink(missing_ok=True)
 
 
 @contextmanager
