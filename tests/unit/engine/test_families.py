@@ -54,6 +54,7 @@ YARN_ALL = rope(
     beta_slow=2,
     truncate=False,
 )
+YARN_STEP = rope("yarn", factor=4.0, original_max_position_embeddings=64, beta_fast=4, beta_slow=4, truncate=False)
 GPT2: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "n_embd": 48,
@@ -83,6 +84,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-yarn": family(LlamaConfig, **YARN),
     "llama-yarn-mscale": family(LlamaConfig, **YARN_ALL),
     "llama-yarn-factor": family(LlamaConfig, **rope("yarn", factor=1.0, attention_factor=1.3)),
+    "llama-yarn-step": family(LlamaConfig, **YARN_STEP),
     "mistral": family(MistralConfig, sliding_window=None, head_dim=16),
     "mistral-window": family(MistralConfig, sliding_window=9),
     "qwen2": family(Qwen2Config, tie_word_embeddings=True),

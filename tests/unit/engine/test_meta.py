@@ -103,6 +103,7 @@ def test_meta_weights_are_bit_identical(
     write_meta(tmp_path, state, num_shards=num_shards, embedding_axis=embedding_axis)
     expected = from_state_dict(load_spec(llama[0]), state)
     found = load_meta(tmp_path)
+    assert len(merge_shards(load_spec(tmp_path), find_shards(tmp_path))[1]) == len(state)
     assert all(a.equal(b) for a, b in zip(found.tensors(), expected.tensors(), strict=True))
 
 
@@ -151,6 +152,7 @@ def test_params_of_the_series_are_known() -> None:
         ({"moe_args": {}}, "sets moe_args, which is not supported"),
         ({"dim": None}, "wrong kind"),
         ({"n_heads": 5}, "must be a multiple"),
+        ({"n_heads": 10}, r"q_proj\.weight has shape \[48, 48\]"),
         ({"n_layers": 1}, r"no use for: model\.layers\.1"),
         ({"n_layers": 3}, r"lacks model\.layers\.2"),
         ({"multiple_of": 512}, r"gate_proj\.weight has shape \[176, 48\], its configuration asks for \[512, 48\]"),
