@@ -19,9 +19,7 @@ from worker.engine.rows import Rows
 from worker.engine.sampling import top_logprobs
 from worker.engine.sequence import Sequence
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Completion, Output, RowError, SamplingParams
-
-_REFUSED = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+from worker.engine.types import Completion, Output, RowError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,23 +100,19 @@ def form_beams(asked: Sequence, tokenizer: Tokenizer | None) -> BeamGroup:
 
 
 def check_beams(asked: Sequence, *, max_rows: int, fits: Callable[[int, int], bool]) -> None:
-    """Refuse what beams cannot do: its rows must all be free at once. Raises RowError."""
+    """Refuse more beams than can ever be in rows at once. Raises RowError."""
     params = asked.params
     if params.num_answers > max_rows:
         raise RowError(
             "invalid_value",
-            f"best_of is {params.num_answers} beams, but the engine decodes at most {max_rows} rows together",
+            f"best_of is {params.num_answers} beams, but the engine has {max_rows} rows",
         )
     if not fits(params.num_answers, asked.max_length):
         raise RowError(
             "invalid_value",
-            f"{params.num_answers} beams of {asked.max_length} tokens do not fit into the engine's cache:"
+            f"{params.num_answers} beams of {asked.max_length} tokens exceed the engine's cache:"
             " lower best_of or max_tokens",
         )
-    neutral = SamplingParams()
-    for name in _REFUSED:
-        if getattr(params, name) != getattr(neutral, name):
-            raise RowError("unsupported_parameter", f"{name} cannot be used with use_beam_search")
 
 
 def beams_of(sequences: Items[Sequence], groups: Mapping[str, Group]) -> Iterator[tuple[BeamGroup, dict[int, int]]]:

@@ -31,12 +31,14 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "repetition_penalty": (1 / _LARGEST, _LARGEST),
     "frequency_penalty": (-_LARGEST, _LARGEST),
     "presence_penalty": (-_LARGEST, _LARGEST),
-    "length_penalty": (-_LARGEST, _LARGEST),
+    "length_penalty": (-10, 10),  # beyond, a long answer's length to this power leaves float32
 }
 _CHOICES: dict[str, tuple[object, ...]] = {
     "early_stopping": (True, False, "never"),
     "context_overflow": ("error", "crop"),
 }
+_NOT_FOR_BEAMS = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+_DEFAULTS = SamplingParams()
 
 
 def check_params(params: SamplingParams, *, vocab_size: int) -> None:
@@ -86,13 +88,14 @@ def _check_tokens(params: SamplingParams, vocab_size: int) -> None:
 
 
 def _check_beams(params: SamplingParams) -> None:
-    """Beams rank by the model's own logprobs, over a prompt that lies in the cache whole.
+    """Beams rank by the model's own logprobs.
 
     temperature, top_k, top_p, min_p and seed mean nothing to them, as with transformers' do_sample=False, and are not
     refused: clients send them by default.
     """
-    if params.context_overflow == "crop":
-        raise RowError("unsupported_parameter", "context_overflow 'crop' is not supported with use_beam_search")
+    for name in _NOT_FOR_BEAMS:
+        if getattr(params, name) != getattr(_DEFAULTS, name):
+            raise RowError("unsupported_parameter", f"{name} is not supported with use_beam_search")
     if params.max_tokens == 0:
         raise _invalid("max_tokens must be at least 1 with use_beam_search")
 

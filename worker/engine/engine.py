@@ -191,7 +191,9 @@ class Engine:
         try:
             output = group.end(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
         except RowError as error:
-            self._runner.cache.clear(row)
+            for other, one in enumerate(self._scheduler.live):
+                if one.request_id == sequence.request_id:
+                    self._runner.cache.clear(other)
             self.cancel(sequence.request_id)
             return Output(sequence.request_id, error=error)
         if output is not None:

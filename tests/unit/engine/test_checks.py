@@ -34,6 +34,7 @@ def check(**settings: Any) -> None:  # noqa: ANN401 (wrong types are what is tes
         ({"frequency_penalty": INF}, "frequency_penalty must be a number"),
         ({"presence_penalty": NAN}, "presence_penalty must be a number"),
         ({"length_penalty": NAN}, "length_penalty must be a number"),
+        ({"length_penalty": 11.0}, "length_penalty must be a number from -10 to 10"),
         ({"seed": 2**63}, "seed must be a whole number, from -9223372036854775808 to 9223372036854775807"),
         ({"min_tokens": -1}, "min_tokens must be a whole number, at least 0"),
         ({"n": 0}, "n must be a whole number, at least 1"),
@@ -83,7 +84,8 @@ def test_beams_ignore_what_draws() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"context_overflow": "crop"}, "context_overflow 'crop' is not supported with use_beam_search"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty is not supported with use_beam_search"),
+        ({"logit_bias": ((3, 1.0),)}, "logit_bias is not supported with use_beam_search"),
         ({"max_tokens": 0, "echo": True}, "max_tokens must be at least 1 with use_beam_search"),
     ],
 )
