@@ -17,7 +17,7 @@ from worker.engine.types import EngineError
 # tiktoken sets no limit of its own to a download; the largest file is 3.6 MB.
 _DOWNLOAD_SECONDS = 60.0
 # As Meta cuts text for Llama 3 (tokenizer.py, MAX_NO_WHITESPACES_CHARS): a run of a million spaces overflows the
-# stack of tiktoken's regular expressions, and before 0.12 a long word took time by the square of its length.
+# stack of tiktoken's regular expressions, and in 0.9 a long word took time by the square of its length.
 _MAX_RUN_CHARS = 25_000
 _RUN = re.compile(rf"\s{{1,{_MAX_RUN_CHARS}}}|\S{{1,{_MAX_RUN_CHARS}}}")
 _RANK_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?")
