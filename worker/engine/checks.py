@@ -3,8 +3,6 @@
 The HTTP schema refuses most of this before; a notebook has no schema.
 """
 
-import math
-
 from worker.engine.sampling import MAX_TOP_LOGPROBS
 from worker.engine.types import RowError, SamplingParams
 
@@ -101,7 +99,9 @@ def _check_beams(params: SamplingParams) -> None:
 
 
 def _is_number(value: object, least: float, most: float) -> bool:
-    return type(value) in (int, float) and least <= value <= most and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return least <= value <= most  # no infinity and no NaN is
 
 
 def _invalid(message: str) -> RowError:

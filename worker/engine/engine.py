@@ -15,6 +15,7 @@ from torch import Tensor
 from worker.engine.beam_rows import beams_of, check_beams, form_beams
 from worker.engine.chat import load_chat_template
 from worker.engine.checks import MAX_STOP_TOKEN_IDS
+from worker.engine.echo import with_prompt
 from worker.engine.group import Group, fan_out
 from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
@@ -190,6 +191,8 @@ class Engine:
         token_ids, logprobs = self._rows.output(row, sequence.num_generated)
         try:
             output = group.end(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
+            if output is not None:
+                output = with_prompt(output, group.params, group.sequences[0], tokenizer=self._preparer.tokenizer)
         except RowError as error:
             for other, one in enumerate(self._scheduler.live):
                 if one.request_id == sequence.request_id:

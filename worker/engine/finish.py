@@ -2,6 +2,7 @@
 
 import math
 
+from worker.engine.details import Scored, describe
 from worker.engine.sequence import Sequence
 from worker.engine.tokenizer import Tokenizer
 from worker.engine.types import Completion, RowError, TokenLogprobs
@@ -44,24 +45,6 @@ def _details(
     """Describe each kept token; None where the request did not ask."""
     if sequence.params.top_logprobs is None:
         return None
-    stream = tokenizer and tokenizer.stream(skip_special_tokens=sequence.params.skip_special_tokens)
-    details = []
-    for index, token_id in enumerate(token_ids):
-        top = sequence.top[index] if sequence.top else ()
-        details.append(
-            TokenLogprobs(
-                token=_token_text(token_id, tokenizer),
-                logprob=logprobs[index],
-                top=tuple((_token_text(other, tokenizer), other, logprob) for other, logprob in top),
-                text_offset=len(stream.text) if stream else 0,
-                token_id=token_id,
-            )
-        )
-        if stream:
-            stream.push(token_id)
-    return details
-
-
-def _token_text(token_id: int, tokenizer: Tokenizer | None) -> str:
-    """Text of one token alone; half a character shows as U+FFFD. Without a tokenizer the id, as vLLM spells it."""
-    return tokenizer.decode([token_id], skip_special_tokens=False) if tokenizer else f"token_id:{token_id}"
+    tops = sequence.top or [()] * len(token_ids)
+    tokens = map(Scored, token_ids, logprobs, tops)
+    return describe(tokens, tokenizer, skip_special_tokens=sequence.params.skip_special_tokens)

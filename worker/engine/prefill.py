@@ -7,7 +7,7 @@ from torch import Tensor
 
 from worker.engine.prefix import BLOCK_TOKENS, PrefixStore
 from worker.engine.runner import Runner, Span
-from worker.engine.sequence import Sequence
+from worker.engine.sequence import PromptScores, Sequence
 
 Rows = list[tuple[int, Sequence]]  # by slot
 
@@ -50,7 +50,8 @@ class Prefill:
 
     def _compute(self, pending: Rows) -> dict[int, Tensor]:
         """Run the prompts of some rows -> hidden [C] of each one's last token."""
-        hidden: dict[int, Tensor] = {}
+        hidden = {row: self._score(row, sequence) for row, sequence in pending if _is_scored(sequence)}
+        pending = [(row, sequence) for row, sequence in pending if not _is_scored(sequence)]
         while pending:
             wave, pending = self._split(pending)
             spans = [self._span(row, sequence) for row, sequence in wave]
@@ -59,6 +60,17 @@ class Prefill:
             for row, sequence in wave:
                 self._keep(row, sequence)
         return hidden
+
+    def _score(self, row: int, sequence: Sequence) -> Tensor:
+        """Run a whole prompt, which shares no beginning, and score its tokens -> hidden [C] of its last one."""
+        prompt = sequence.prompt_token_ids
+        sequence.prompt_scores = scores = PromptScores()
+        num_done = 0
+        for hidden in self._runner.scan(Span(row, 0, prompt)):
+            following = prompt[num_done + 1 : num_done + 1 + len(hidden)]
+            self._runner.score(hidden, following, num_top=sequence.num_prompt_top or 0, into=scores)
+            num_done += len(hidden)
+        return hidden[-1]
 
     def _split(self, rows: Rows) -> tuple[Rows, Rows]:
         """Set aside the rows whose beginning another of these rows is about to compute."""
@@ -91,7 +103,14 @@ class Prefill:
             self._prefixes.put(sequence.owner, sequence.prompt_token_ids, hashes, self._runner.cache, row)
 
 
+def _is_scored(sequence: Sequence) -> bool:
+    """Whether the hidden states of the whole prompt are needed; once for all answers of a request."""
+    return sequence.num_prompt_top is not None and sequence.answer == 0
+
+
 def _sharable(sequence: Sequence) -> bool:
     """Whether a prompt lies in the cache from its first token on, and is long enough to be worth a look."""
     num_tokens = len(sequence.prompt_token_ids)
+    if _is_scored(sequence):
+        return False
     return num_tokens > BLOCK_TOKENS and num_tokens <= (sequence.context_length or num_tokens)

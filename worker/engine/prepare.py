@@ -40,6 +40,7 @@ class Preparer:
             seed=params.seed,
             context_length=self.max_model_len if params.context_overflow == "crop" else None,
             owner=request.owner,
+            num_prompt_top=_num_prompt_top(params),
         )
 
     def _encode(self, request: Request) -> list[int]:
@@ -90,7 +91,7 @@ class Preparer:
         """A prompt may be longer than the context, but then it has no end to run to, and not all of it is scored."""
         if params.max_tokens is None and num_prompt_tokens >= self.max_model_len:
             raise RowError("invalid_value", "max_tokens must be set where context_overflow 'crop' cuts the prompt")
-        if params.scores_prompt and num_prompt_tokens > self.max_model_len:
+        if _num_prompt_top(params) is not None and num_prompt_tokens > self.max_model_len:
             raise RowError(
                 "context_length_exceeded",
                 f"the prompt's {num_prompt_tokens} tokens exceed the context length of {self.max_model_len} tokens,"
@@ -103,12 +104,19 @@ class Preparer:
 
     def _stop_search(self, params: SamplingParams) -> StopSearch | None:
         stops = tuple(stop for stop in params.stop if stop)
-        if not stops:
+        if not stops or params.max_tokens == 0:
             return None
         if self.tokenizer is None:
             raise RowError("unsupported_parameter", "this model has no tokenizer: stop strings need one")
         stream = self.tokenizer.stream(skip_special_tokens=params.skip_special_tokens)
         return StopSearch(stream, stops, include_stop=params.include_stop_str_in_output)
+
+
+def _num_prompt_top(params: SamplingParams) -> int | None:
+    """How many alternatives of each prompt token are wanted; None: not even its logprob."""
+    echoed = params.top_logprobs if params.echo else None
+    asked = [num for num in (params.prompt_logprobs, echoed) if num is not None]
+    return max(asked, default=None)
 
 
 def _check_unicode(text: str, name: str) -> None:

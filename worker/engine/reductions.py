@@ -19,7 +19,8 @@ def pad_blocks(x: Tensor, fill: float) -> Tensor:
 
 def blocks(x: Tensor, fill: float) -> Tensor:
     """Fold x [B, V] into [B, V / 64, 64], the last block filled up."""
-    return pad_blocks(x, fill).unflatten(1, (-1, BLOCK))
+    padded = pad_blocks(x, fill)
+    return padded.view(len(x), padded.shape[1] // BLOCK, BLOCK)
 
 
 def row_sum(x: Tensor) -> Tensor:

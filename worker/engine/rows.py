@@ -93,7 +93,7 @@ class Rows:
         self.generated[rows] = 0
         self.done[rows] = False
         self.penalties.start(first, sequences)
-        self._grow(max(sequence.max_new_tokens for sequence in sequences))
+        self._grow(max(1, *(sequence.max_new_tokens for sequence in sequences)))
 
     def _set(self, name: str, rows: slice, values: object) -> None:
         tensor: Tensor = getattr(self, name)

@@ -13,6 +13,8 @@ from worker.engine.kv_cache import KVCache
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.loader import Model
 from worker.engine.native import NativeError, Shape, load_kernel
+from worker.engine.scoring import score_prompt
+from worker.engine.sequence import PromptScores
 from worker.engine.transformer import forward
 
 # Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations.
@@ -60,6 +62,11 @@ class Runner:
         for done in range(0, len(span.token_ids), step):
             piece = Span(span.slot, span.start + done, span.token_ids[done : done + step])
             yield self._run([piece], only_last=only_last)
+
+    def score(self, hidden: Tensor, next_ids: Items[int], *, num_top: int, into: PromptScores) -> None:
+        """Score the tokens that follow those of hidden [N, C], by the ids there are."""
+        following = self._integers(list(next_ids))
+        score_prompt(self._weights, self._spec, hidden[: len(following)], following, num_top=num_top, into=into)
 
     def _run(self, spans: Items[Span], *, only_last: bool) -> Tensor:
         counts = [len(span.token_ids) for span in spans]

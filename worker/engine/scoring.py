@@ -1,12 +1,12 @@
 """How likely a prompt's own tokens are: logprobs, ranks and alternatives from the hidden states of its tokens."""
 
-from dataclasses import dataclass
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.reductions import log_norm
+from worker.engine.sequence import PromptScores
 from worker.engine.spec import Spec
 from worker.engine.transformer import logits
 from worker.engine.weights import Weights
@@ -14,33 +14,24 @@ from worker.engine.weights import Weights
 _CHUNK_ROWS = 64  # scores of so many tokens are in memory at once: 33 MB at a vocabulary of 128k
 
 
-@dataclass(frozen=True, slots=True)
-class PromptScores:
-    """What the model thought of N tokens that follow N others, under the raw logits' softmax in float32."""
-
-    logprobs: list[float]  # N
-    ranks: list[int]  # N; 1 is the likeliest: how many tokens score strictly higher, plus 1
-    top: list[tuple[tuple[int, float], ...]]  # N tuples of (id, logprob), likeliest first
-
-
-def score_prompt(weights: Weights, spec: Spec, hidden: Tensor, next_ids: Tensor, *, num_top: int) -> PromptScores:
+def score_prompt(
+    weights: Weights, spec: Spec, hidden: Tensor, next_ids: Tensor, *, num_top: int, into: PromptScores
+) -> None:
     """Score the tokens next_ids [N] int64 that follow those of hidden [N, C], which is before the last norm.
 
-    `num_top` alternatives are given for each. Runs in chunks; a token's bits depend neither on them nor on N.
+    Adds logprob, rank and `num_top` alternatives of each to `into`. Runs in chunks; a token's bits depend neither on
+    them nor on N.
     """
-    logprobs: list[float] = []
-    ranks: list[int] = []
-    top: list[tuple[tuple[int, float], ...]] = []
-    for some_hidden, some_ids in zip(hidden.split(_CHUNK_ROWS), next_ids.split(_CHUNK_ROWS), strict=True):
+    chunks = zip(torch.split(hidden, _CHUNK_ROWS), torch.split(next_ids, _CHUNK_ROWS), strict=True)
+    for some_hidden, some_ids in chunks:
         scores = _scores(weights, spec, some_hidden)
         norm = log_norm(scores)[:, None]
         chosen = scores.gather(1, some_ids[:, None])
-        logprobs += (chosen - norm)[:, 0].tolist()
-        ranks += ((scores > chosen).sum(-1) + 1).tolist()
+        into.logprobs += (chosen - norm)[:, 0].tolist()
+        into.ranks += ((scores > chosen).sum(-1) + 1).tolist()
         values, ids = scores.topk(min(num_top, scores.shape[1]))
         pairs = zip(ids.tolist(), (values - norm).tolist(), strict=True)
-        top += [tuple(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
-    return PromptScores(logprobs, ranks, top)
+        into.top += [tuple(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
 
 
 def _scores(weights: Weights, spec: Spec, hidden: Tensor) -> Tensor:

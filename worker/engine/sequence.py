@@ -49,6 +49,15 @@ class StopSearch:
 
 
 @dataclass(slots=True)
+class PromptScores:
+    """What the model thought of a prompt's tokens but the first, under the raw logits' softmax in float32."""
+
+    logprobs: list[float] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)  # 1 is the likeliest: how many tokens score strictly higher, plus 1
+    top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
+
+
+@dataclass(slots=True)
 class Sequence:
     """A tokenised prompt and one answer to it: what it may generate, and how far it is."""
 
@@ -64,6 +73,8 @@ class Sequence:
     context_length: int | None = None  # crop to the newest so many tokens; None: it never gets there
     owner: str = ""
     prefix_hashes: list[int] = field(default_factory=list)
+    num_prompt_top: int | None = None  # alternatives a prompt token; None: the prompt is not scored
+    prompt_scores: PromptScores | None = None  # of a request's first answer, once its prompt has run
     num_generated: int = 0
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
     cancelled: bool = False
@@ -71,7 +82,7 @@ class Sequence:
     @property
     def max_length(self) -> int:
         """Cached positions it may come to need; the last token is never fed back."""
-        return self._cropped(len(self.prompt_token_ids) + self.max_new_tokens - 1)
+        return self._cropped(len(self.prompt_token_ids) + max(self.max_new_tokens - 1, 0))
 
     @property
     def length(self) -> int:
@@ -100,6 +111,8 @@ class Sequence:
 
     def cut(self, token_ids: Items[int]) -> tuple[int, FinishReason]:
         """Decide how many of the generated tokens are the answer, and why it ended."""
+        if not self.max_new_tokens:  # every prompt's run ends in a token
+            return 0, "length"
         if self.stop_search is not None and self.stop_search.end is not None:
             return self.stop_search.num_tokens(), "stop"
         if token_ids and token_ids[-1] in self.stop_token_ids:

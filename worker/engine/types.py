@@ -57,11 +57,6 @@ class SamplingParams:
         """How many sequences are decoded for the request."""
         return self.n if self.best_of is None else self.best_of
 
-    @property
-    def scores_prompt(self) -> bool:
-        """Whether logprobs of the prompt's tokens are wanted: by prompt_logprobs, or by echo with logprobs."""
-        return self.prompt_logprobs is not None or (self.echo and self.top_logprobs is not None)
-
 
 @dataclass(frozen=True, slots=True)
 class Request:

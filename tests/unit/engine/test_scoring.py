@@ -10,7 +10,8 @@ from transformers import LlamaForCausalLM
 from tests.unit.engine.models import VOCAB_SIZE
 from worker.engine import scoring
 from worker.engine.loader import Model, load_model
-from worker.engine.scoring import PromptScores, score_prompt
+from worker.engine.scoring import score_prompt
+from worker.engine.sequence import PromptScores
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -29,9 +30,11 @@ def hidden_of(model: Model, num_tokens: int) -> torch.Tensor:
     return torch.randn(num_tokens, model.spec.hidden_size, generator=generator).to(model.dtype)
 
 
-def score(model: Model, hidden: torch.Tensor, *, num_top: int = 3) -> PromptScores:
-    ids = torch.arange(len(hidden)) % VOCAB_SIZE
-    return score_prompt(model.weights, model.spec, hidden, ids, num_top=num_top)
+def score(model: Model, hidden: torch.Tensor, ids: list[int] | None = None, *, num_top: int = 3) -> PromptScores:
+    scores = PromptScores()
+    next_ids = torch.arange(len(hidden)) % VOCAB_SIZE if ids is None else torch.tensor(ids, dtype=torch.int64)
+    score_prompt(model.weights, model.spec, hidden, next_ids, num_top=num_top, into=scores)
+    return scores
 
 
 def test_scores_are_those_of_hugging_face(folder: Path, llama: tuple[Path, LlamaForCausalLM]) -> None:
@@ -41,7 +44,7 @@ def test_scores_are_those_of_hugging_face(folder: Path, llama: tuple[Path, Llama
     hook = llama[1].model.norm.register_forward_hook(lambda _module, inputs, _output: last.append(inputs[0]))
     logprobs = llama[1](prompt[None]).logits[0, :-1].log_softmax(-1)
     hook.remove()
-    scores = score_prompt(model.weights, model.spec, last[0][0, :-1], prompt[1:], num_top=5)
+    scores = score(model, last[0][0, :-1], prompt[1:].tolist(), num_top=5)
     chosen = logprobs.gather(1, prompt[1:, None])
     torch.testing.assert_close(torch.tensor(scores.logprobs), chosen[:, 0], atol=1e-4, rtol=0)
     assert scores.ranks == ((logprobs > chosen).sum(-1) + 1).tolist()
@@ -59,7 +62,7 @@ def test_no_bit_depends_on_the_chunks(model: Model, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(scoring, "_CHUNK_ROWS", size)
         assert score(model, hidden) == expected
     monkeypatch.undo()
-    alone = score_prompt(model.weights, model.spec, hidden[-1:], torch.tensor([(num_tokens - 1) % 199]), num_top=3)
+    alone = score(model, hidden[-1:], [(num_tokens - 1) % VOCAB_SIZE])
     assert (alone.logprobs[0], alone.ranks[0], alone.top[0]) == (
         expected.logprobs[-1],
         expected.ranks[-1],
@@ -68,7 +71,7 @@ def test_no_bit_depends_on_the_chunks(model: Model, monkeypatch: pytest.MonkeyPa
 
 
 def test_ties_share_the_better_rank(model: Model) -> None:
-    scores = score_prompt(model.weights, model.spec, hidden_of(model, 2) * 0, torch.tensor([5, 9]), num_top=0)
+    scores = score(model, hidden_of(model, 2) * 0, [5, 9], num_top=0)
     assert scores.ranks == [1, 1]
     assert scores.top == [(), ()]
     assert scores.logprobs == pytest.approx([-torch.log(torch.tensor(199.0)).item()] * 2)
@@ -82,6 +85,4 @@ def test_twenty_alternatives_can_be_had(model: Model) -> None:
 
 def test_an_empty_prompt_has_no_scores(model: Model) -> None:
     """A prompt of one token has nothing that follows."""
-    assert score_prompt(
-        model.weights, model.spec, hidden_of(model, 1)[:0], torch.tensor([], dtype=torch.int64), num_top=3
-    ) == PromptScores([], [], [])
+    assert score(model, hidden_of(model, 1)[:0]) == PromptScores()
