@@ -54,7 +54,7 @@ class Engine:
         )
         self._counters = Counters()
         self.info = describe(
-            model, max_model_len=preparer.max_model_len, rows=rows, attention=self._runner.attention_name
+            model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths
         )
 
     @classmethod
@@ -256,10 +256,10 @@ class Engine:
     def _emit(self, first: int, sequences: list[Sequence], hidden: Tensor) -> None:
         """Choose and record a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
         count = len(sequences)
-        scores = logits(self.weights, self.spec, hidden)
+        scores = logits(self.weights, self.spec, hidden, self._runner.ops)
         began = time.perf_counter()
         index = pad_rows(torch.arange(first, first + count, device=hidden.device))
-        tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences))
+        tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences), self._runner.ops)
         rows = slice(first, first + count)
         self._rows.record(rows, tokens[:count], logprobs[:count])
         for sequence in sequences:
@@ -280,7 +280,7 @@ class Engine:
         asking = [row for row, sequence in enumerate(sequences) if sequence.params.top_logprobs]
         if not asking:
             return
-        values, ids = top_logprobs(scores, asking, MAX_TOP_LOGPROBS)
+        values, ids = top_logprobs(scores, asking, MAX_TOP_LOGPROBS, self._runner.ops)
         for row, some_ids, some_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
             num = sequences[row].params.top_logprobs
             sequences[row].top.append(tuple(zip(some_ids[:num], some_values[:num], strict=True)))

@@ -35,8 +35,9 @@ class Counters:
     sampling_seconds: float = 0.0
 
 
-def describe(model: Model, *, max_model_len: int, rows: int, attention: str) -> EngineInfo:
+def describe(model: Model, *, max_model_len: int, rows: int, fast_paths: dict[str, str]) -> EngineInfo:
     """Say what an engine of this model is."""
+    attention = fast_paths["attention"].partition(",")[0]  # another one has other bits
     return EngineInfo(
         name=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -45,6 +46,6 @@ def describe(model: Model, *, max_model_len: int, rows: int, attention: str) -> 
         rows=rows,
         vocab_size=model.spec.vocab_size,
         num_parameters=model.num_parameters,
-        fingerprint=f"{model.fingerprint}-{attention.split()[0]}",
-        fast_paths=model.fast_paths | {"attention": attention},
+        fingerprint=f"{model.fingerprint}-{attention}",
+        fast_paths=model.fast_paths | fast_paths,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from worker.engine.checkpoint import find_weight_files, hash_files, load_state_dict
 from worker.engine.families import load_spec
 from worker.engine.folders import HUGGING_FACE_CONFIG, META_CONFIG, find_folder, is_meta_folder
-from worker.engine.linear import pack, packing_works
+from worker.engine.linear import packing_works, relay
 from worker.engine.meta import find_shards, merge_shards
 from worker.engine.spec import DTYPES, Spec
 from worker.engine.types import EngineError
@@ -106,7 +106,6 @@ def _build_weights(
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype)
 
-    attention = {"attention": "scaled_dot_product_attention"}
     if device.type == "cpu" and packing_works(dtype):
-        return from_state_dict(spec, state, place=place, relay=pack), {"linear": "oneDNN packed"} | attention
-    return from_state_dict(spec, state, place=place), {"linear": "plain"} | attention
+        return from_state_dict(spec, state, place=place, relay=relay), {"linear": "oneDNN packed"}
+    return from_state_dict(spec, state, place=place), {"linear": "plain"}

@@ -12,7 +12,8 @@ from worker.engine.attention import Attention, NativeAttention, Pass, TorchAtten
 from worker.engine.kv_cache import KVCache
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.loader import Model
-from worker.engine.native import NativeError, Shape, load_kernel
+from worker.engine.native import NativeError, Shape, load_kernel, load_ops
+from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.scoring import score_prompt
 from worker.engine.sequence import PromptScores
 from worker.engine.transformer import forward
@@ -35,7 +36,7 @@ class Runner:
 
     def __init__(self, model: Model, *, max_rows: int, budget_tokens: int, kernel_folder: Path | None = None) -> None:
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
-        self.attention, self.attention_name = choose_attention(model, kernel_folder)
+        self.attention, self.ops, self.fast_paths = choose_fast_paths(model, kernel_folder)
         self.cache = KVCache(
             model.spec,
             max_rows=max_rows,
@@ -95,22 +96,25 @@ class Runner:
 
     def _forward(self, tokens: Pass) -> Tensor:
         attend = self.attention.bind(self.cache, tokens)
-        return forward(self._weights, self._spec, tokens.tokens, tokens.positions, attend, tokens.keep)
+        return forward(self._weights, self._spec, tokens.tokens, tokens.positions, attend, tokens.keep, self.ops)
 
     def _integers(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self._device)
 
 
-def choose_attention(model: Model, kernel_folder: Path | None) -> tuple[Attention, str]:
-    """Take the fastest attention there is for the model, and say which, or why not the kernel."""
-    if model.device.type != "cpu":
-        return TorchAttention(model.spec.windows, masked=True), "scaled_dot_product_attention, masked"
+def choose_fast_paths(model: Model, kernel_folder: Path | None) -> tuple[Attention, Ops, dict[str, str]]:
+    """Take the fastest attention and operations there are for the model; name them, or why they are not compiled."""
     spec = model.spec
+    if model.device.type != "cpu":
+        return TorchAttention(spec.windows, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
     try:
-        kernel = load_kernel(Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, model.dtype), kernel_folder)
+        shape = Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, model.dtype)
+        kernel, ops = load_kernel(shape, kernel_folder), load_ops(model.dtype, kernel_folder)
     except NativeError as error:
-        return TorchAttention(spec.windows, masked=False), f"scaled_dot_product_attention, since {error}"
-    return NativeAttention(kernel, spec.windows), "compiled kernel"
+        names = dict.fromkeys(("attention", "operations"), f"torch, since {error}")
+        return TorchAttention(spec.windows, masked=False), TORCH_OPS, names
+    names = {"attention": "compiled", "operations": "compiled"}
+    return NativeAttention(kernel, spec.windows), ops, names
 
 
 def batches(spans: Items[Span]) -> list[list[Span]]:

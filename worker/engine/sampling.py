@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from worker.engine.filters import draw_within, limits_of, pick
+from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.penalties import Penalties, replace_scores
 from worker.engine.randomness import uniform
-from worker.engine.reductions import log_norm, pad_blocks, row_argmax
+from worker.engine.reductions import pad_blocks, row_argmax
 
 MAX_TOP_LOGPROBS = 20
 # A CPU takes so many scores at a time, 8 MB that stay in its cache over the passes: 128 x 128k in half the time.
@@ -57,22 +58,22 @@ class Features:
     min_tokens: bool = False
 
 
-def sample(scores: Tensor, state: SamplingState, features: Features) -> tuple[Tensor, Tensor]:
+def sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops = TORCH_OPS) -> tuple[Tensor, Tensor]:
     """Choose one token a row from raw scores [B, V] float32 -> token ids [B], logprobs [B] under the raw scores."""
     step = max(_CHUNK_SCORES // scores.shape[1], 1) if scores.device.type == "cpu" else len(scores)
     chunks = [slice(start, start + step) for start in range(0, len(scores), step)]
-    tokens, logprobs = zip(*(_sample(scores[rows], state.take(rows), features) for rows in chunks), strict=True)
+    tokens, logprobs = zip(*(_sample(scores[rows], state.take(rows), features, ops) for rows in chunks), strict=True)
     return torch.cat(tokens), torch.cat(logprobs)
 
 
-def _sample(scores: Tensor, state: SamplingState, features: Features) -> tuple[Tensor, Tensor]:
+def _sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops) -> tuple[Tensor, Tensor]:
     changed = scores if state.penalties is None else state.penalties.apply(scores)
     if features.min_tokens:
         changed = ban_stops(changed, state)
     tokens = row_argmax(changed)
     if features.sampled:
         tokens = torch.where(state.temperature > 0, draw(changed, state, features), tokens)
-    return tokens, scores.gather(1, tokens[:, None])[:, 0] - log_norm(scores)
+    return tokens, scores.gather(1, tokens[:, None])[:, 0] - ops.log_norm(scores)
 
 
 def ban_stops(scores: Tensor, state: SamplingState) -> Tensor:
@@ -102,8 +103,8 @@ def draw(scores: Tensor, state: SamplingState, features: Features) -> Tensor:
     return tokens.clamp(max=scores.shape[1] - 1)  # only a row of NaNs gets there
 
 
-def top_logprobs(scores: Tensor, rows: list[int], num: int) -> tuple[Tensor, Tensor]:
+def top_logprobs(scores: Tensor, rows: list[int], num: int, ops: Ops = TORCH_OPS) -> tuple[Tensor, Tensor]:
     """Likeliest `num` tokens of some rows of raw scores [B, V]: logprobs [R, num] falling, token ids [R, num]."""
     asking = scores[rows]
     values, ids = asking.topk(min(num, scores.shape[1]))
-    return values - log_norm(asking)[:, None], ids
+    return values - ops.log_norm(asking)[:, None], ids

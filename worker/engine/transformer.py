@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worker.engine.activation import gelu_tanh, swiglu
+from worker.engine.activation import gelu_tanh
 from worker.engine.linear import linear
-from worker.engine.rope import Rotation, rotary, rotate
+from worker.engine.ops import TORCH_OPS, Ops
+from worker.engine.rope import Rotation, rotary
 from worker.engine.spec import Spec
 from worker.engine.weights import Layer, Weights
 
@@ -23,66 +24,70 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 def forward(
-    weights: Weights, spec: Spec, tokens: Tensor, positions: Tensor, attend: Attend, keep: Tensor | None = None
+    weights: Weights,
+    spec: Spec,
+    tokens: Tensor,
+    positions: Tensor,
+    attend: Attend,
+    keep: Tensor | None = None,
+    ops: Ops = TORCH_OPS,
 ) -> Tensor:
     """Run tokens [N] at logical positions [N] through all layers -> hidden [N, C], before the last norm.
 
     With `keep` [M], row numbers in any order, only these rows' hidden [M, C] is wanted: once the last layer's keys and
     values exist, the rest of that layer runs for them alone. There `attend` gets the q of these rows, in `keep`'s
-    order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`.
+    order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`. `ops` is how norms,
+    rotations and activations are computed.
     """
     x = F.embedding(tokens, weights.embedding)  # [N, C]
     if weights.position_embedding is not None:
         x = x + F.embedding(positions, weights.position_embedding)
     rotation = rotary(spec, positions, x.dtype) if any(spec.rotated) else None
     for index, layer in enumerate(weights.layers):
-        q, k, v = project(layer, spec, x, rotation if spec.rotated[index] else None)
+        q, k, v = project(layer, spec, x, rotation if spec.rotated[index] else None, ops)
         if keep is not None and index == spec.num_layers - 1:
             # q is made for all rows and picked from: its part of the fused matrix cannot be multiplied by alone.
             q, x = q[keep], x[keep]
         x = x + linear(attend(index, q, k, v), layer.wo, layer.bo)
-        x = x + feed_forward(layer, spec, x)
+        x = x + feed_forward(layer, spec, x, ops)
     return x
 
 
-def logits(weights: Weights, spec: Spec, hidden: Tensor) -> Tensor:
+def logits(weights: Weights, spec: Spec, hidden: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
     """Turn hidden [M, C] into raw next-token scores [M, V], float32."""
-    return linear(normalise(spec, hidden, weights.norm, weights.norm_bias), weights.head).float()
+    return linear(normalise(spec, hidden, weights.norm, weights.norm_bias, ops), weights.head).float()
 
 
-def project(layer: Layer, spec: Spec, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+def project(
+    layer: Layer, spec: Spec, x: Tensor, rotation: Rotation | None, ops: Ops = TORCH_OPS
+) -> tuple[Tensor, Tensor, Tensor]:
     """Make queries [N, H, D], keys [N, Hkv, D] (both rotated) and values [N, Hkv, D] of one layer."""
-    qkv = linear(normalise(spec, x, layer.attention_norm, layer.attention_norm_bias), layer.wqkv, layer.bqkv)
+    qkv = linear(normalise(spec, x, layer.attention_norm, layer.attention_norm_bias, ops), layer.wqkv, layer.bqkv)
     heads = qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim)
     num_qk = spec.num_heads + spec.num_kv_heads
     qk, v = heads[:, :num_qk], heads[:, num_qk:]
     if layer.q_norm is not None and layer.k_norm is not None:
-        qk = _norm_heads(spec, qk, layer.q_norm, layer.k_norm)
+        qk = _norm_heads(spec, qk, layer.q_norm, layer.k_norm, ops)
     if rotation is not None:
-        qk = rotate(qk, rotation)
+        qk = ops.rotate(qk, rotation)
     return qk[:, : spec.num_heads], qk[:, spec.num_heads :], v
 
 
-def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor) -> Tensor:
+def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor, ops: Ops) -> Tensor:
     """Normalise each head of qk [N, H + Hkv, D], the queries by q_norm [D] and the keys by k_norm [D] (Qwen3)."""
     q, k = qk[:, : spec.num_heads], qk[:, spec.num_heads :]
-    return torch.cat([rms_norm(q, q_norm, spec.norm_eps), rms_norm(k, k_norm, spec.norm_eps)], dim=1)
+    return torch.cat([ops.rms_norm(q, q_norm, spec.norm_eps), ops.rms_norm(k, k_norm, spec.norm_eps)], dim=1)
 
 
-def feed_forward(layer: Layer, spec: Spec, x: Tensor) -> Tensor:
+def feed_forward(layer: Layer, spec: Spec, x: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
     """The MLP over x [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
-    inner = linear(normalise(spec, x, layer.mlp_norm, layer.mlp_norm_bias), layer.w_gate_up, layer.b_gate_up)
-    bent = gelu_tanh(inner) if spec.mlp == "gelu" else swiglu(inner)
+    inner = linear(normalise(spec, x, layer.mlp_norm, layer.mlp_norm_bias, ops), layer.w_gate_up, layer.b_gate_up)
+    bent = gelu_tanh(inner) if spec.mlp == "gelu" else ops.swiglu(inner)
     return linear(bent, layer.w_down, layer.b_down)
 
 
-def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None, ops: Ops) -> Tensor:
     """The family's norm over each row of x [N, C]."""
     if spec.norm == "layer":
         return F.layer_norm(x, (x.shape[-1],), weight, bias, spec.norm_eps)
-    return rms_norm(x, weight, spec.norm_eps)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    return ops.rms_norm(x, weight, spec.norm_eps)

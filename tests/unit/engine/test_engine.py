@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from tests.unit.engine.models import EOS, ragged_requests
 from worker.engine import Engine, EngineError, Output, Request, SamplingParams, runner
 from worker.engine.attention import TorchAttention
+from worker.engine.ops import TORCH_OPS
 from worker.engine.reference import generate as generate_plainly
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
@@ -154,7 +155,7 @@ def test_masked_attention_decodes_the_same(folder: Path, monkeypatch: pytest.Mon
     requests = ragged_requests(9)
     expected = Engine.load(folder, rows=6).generate(requests)
     masked = TorchAttention((None, None), masked=True)
-    monkeypatch.setattr(runner, "choose_attention", lambda *_: (masked, "masked"))
+    monkeypatch.setattr(runner, "choose_fast_paths", lambda *_: (masked, TORCH_OPS, {"attention": "masked"}))
     engine = Engine.load(folder, rows=6)
     for output, other in zip(engine.generate(requests), expected, strict=True):
         assert output.token_ids == other.token_ids

@@ -1,14 +1,17 @@
 """The compiled attention kernel: the plain formula's numbers, in bits that the query's own keys alone decide."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from worker.engine import native
-from worker.engine.native import KEY_BLOCK, Kernel, NativeError, Shape, agrees, load_kernel
+from worker.engine.native import KEY_BLOCK, Kernel, NativeError, Shape, build, load_kernel, load_ops
+from worker.engine.native.attention import agrees
+from worker.engine.native.ops import agree
+from worker.engine.ops import TORCH_OPS
 
 SHAPES = [(64, 6, 2), (64, 4, 4), (8, 6, 2), (20, 5, 1), (80, 7, 1), (128, 8, 1), (96, 4, 2)]
 WIDTH = 96
@@ -90,35 +93,78 @@ def test_nan_in_a_key_stays_in_its_row(compiled: Path) -> None:
     assert out[[0, 2]].isfinite().all()
 
 
-def test_a_wrong_kernel_is_not_used(compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = Shape(8, 2, 1, torch.float32)
-    wrong = tmp_path / "attention.cpp"
-    source = native._SOURCE.read_text()
-    wrong.write_text(source.replace("mixed[g][d] / sums[g]", "mixed[g][d] / sums[g] * 1.001f"))
-    assert wrong.read_text() != source
-    monkeypatch.setattr(native, "_SOURCE", wrong)
+def changed_sources(folder: Path, file: str, old: str, new: str) -> Path:
+    """Copy the sources, with a fault in one of them."""
+    copy = folder / "sources"
+    shutil.copytree(build.SOURCES, copy, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    source = (copy / file).read_text()
+    (copy / file).write_text(source.replace(old, new))
+    assert (copy / file).read_text() != source
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("attention.cpp", "/ sums[g]", "/ sums[g] * 1.001f"),
+        ("ops.cpp", "* scale *", "* scale * 1.001f *"),
+        ("ops.cpp", "(small + 1.0f)", "(small + 1.001f)"),
+        ("ops.cpp", "low * read(c, count) + high", "low * read(c, count) - high"),
+        ("ops.cpp", "+ highest;", "+ 0.999f * highest;"),
+    ],
+)
+def test_wrong_code_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, old: str, new: str) -> None:
+    monkeypatch.setattr(build, "SOURCES", changed_sources(tmp_path, file, old, new))
     with pytest.raises(NativeError, match="something else"):
-        load_kernel(shape, compiled)
+        load_both(tmp_path / "made")
+
+
+def load_both(folder: Path) -> None:
+    load_kernel(Shape(8, 2, 1, torch.float32), folder)
+    load_ops(torch.float32, folder)
 
 
 def test_reasons_for_having_no_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(8, 2, 1, torch.float32)
     with pytest.raises(NativeError, match="float16"):
         load_kernel(Shape(8, 2, 1, torch.float16), tmp_path)
+    with pytest.raises(NativeError, match="float16"):
+        load_ops(torch.float16, tmp_path)
     open_folder = tmp_path / "open"
     open_folder.mkdir()
     os.chmod(open_folder, 0o777)
     with pytest.raises(NativeError, match="others may write"):
         load_kernel(shape, open_folder)
-    broken = tmp_path / "attention.cpp"
-    broken.write_text("this is not C++")
     with monkeypatch.context() as patch:
-        patch.setattr(native, "_SOURCE", broken)
+        patch.setattr(build, "SOURCES", changed_sources(tmp_path, "attention.cpp", "namespace", "namespca"))
         with pytest.raises(NativeError, match="does not compile"):
             load_kernel(shape, tmp_path / "fresh")
-    monkeypatch.setattr(native, "COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
     with pytest.raises(NativeError, match="no C\\+\\+ compiler"):
         load_kernel(shape, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operations_agree_with_torch_and_keep_to_their_rows(compiled: Path, dtype: torch.dtype) -> None:
+    ops = load_ops(dtype, compiled)
+    assert agree(ops, dtype)
+    generator = torch.Generator().manual_seed(4)
+    gate_up, scores = torch.randn(37, 2 * 53, generator=generator).to(dtype), torch.randn(37, 1001, generator=generator)
+    weight = torch.randn(106, generator=generator).to(dtype)
+    for row in (0, 17, 36):
+        one = slice(row, row + 1)
+        assert ops.swiglu(gate_up)[one].equal(ops.swiglu(gate_up[one].clone()))
+        assert ops.rms_norm(gate_up, weight, 1e-6)[one].equal(ops.rms_norm(gate_up[one].clone(), weight, 1e-6))
+        assert ops.log_norm(scores)[one].equal(ops.log_norm(scores[one].clone()))
+
+
+def test_operations_at_the_ends_of_their_range(compiled: Path) -> None:
+    ops = load_ops(torch.float32, compiled)
+    gate = torch.tensor([[-1e30, -200.0, -88.0, -1e-30, 0.0, 88.0, 200.0, 1e30]])
+    gate_up = torch.cat([gate, torch.ones_like(gate)], -1)
+    torch.testing.assert_close(ops.swiglu(gate_up), TORCH_OPS.swiglu(gate_up))
+    scores = torch.tensor([[1e4, -1e4, 0.0], [torch.nan, 0.0, 1.0], [-torch.inf, 2.0, 3.0]])
+    torch.testing.assert_close(ops.log_norm(scores), scores.logsumexp(-1), equal_nan=True)
 
 
 def test_the_library_is_kept_for_the_next_start(compiled: Path) -> None:

@@ -18,6 +18,9 @@ class FakeStream:
     def push(self, token_id: int) -> None:
         self.text += self._pieces[token_id]
 
+    def finish(self) -> None:
+        """Nothing is held back."""
+
 
 def search(pieces: Items[str], *stops: str, include_stop: bool = False) -> tuple[StopSearch, int | None]:
     """Push pieces until a stop is found; give the number of tokens pushed then."""

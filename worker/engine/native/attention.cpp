@@ -8,79 +8,20 @@
 // [slots, NUM_KV_HEADS, width, HEAD_DIM] and the keys [slots, NUM_KV_HEADS, width / 16, HEAD_DIM, 16]: with 16 keys side
 // by side a query meets them all in one multiplication, and no sum runs across the lanes of a vector.
 
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
+#include "vectors.h"
+
 #include <vector>
 
 namespace {
 
-constexpr int kLanes = 16;
 constexpr int kChunks = (HEAD_DIM + kLanes - 1) / kLanes;  // vectors a head
 constexpr int kTail = HEAD_DIM % kLanes;
 constexpr int kPadded = kChunks * kLanes;
 
-typedef float Vec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef int32_t IntVec __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
-typedef uint16_t HalfVec __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
-
-#if ELEMENT_BITS == 32
-typedef float Element;
-inline Vec widen(const Element* from) { return *reinterpret_cast<const Vec*>(from); }
-inline float to_float(Element value) { return value; }
-inline Element from_float(float value) { return value; }
-#else
-typedef uint16_t Element;  // bfloat16 is the upper half of a float32
-inline Vec widen(const Element* from) {
-  const IntVec bits = __builtin_convertvector(*reinterpret_cast<const HalfVec*>(from), IntVec) << 16;
-  return reinterpret_cast<const Vec&>(bits);
-}
-inline float to_float(Element value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-inline Element from_float(float value) {  // round to nearest, ties to even
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  if (value != value) return 0x7FC0;
-  return static_cast<Element>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-#endif
-
-// Load vector `chunk` of a head; lanes beyond the head are zero.
+// Vector `chunk` of a head; lanes beyond the head are zero.
 inline Vec load(const Element* head, int chunk) {
   if (kTail == 0 || chunk < kChunks - 1) return widen(head + chunk * kLanes);
-  Element padded[kLanes] = {};
-  std::memcpy(padded, head + chunk * kLanes, sizeof(Element) * (kTail ? kTail : kLanes));
-  return widen(padded);
-}
-
-inline float sum_lanes(Vec x) {
-  float total = 0;
-  for (int i = 0; i < kLanes; ++i) total += x[i];
-  return total;
-}
-
-// e^x for x <= 0 (Cephes' expf: within 2 units in the last place); 0 below -87, NaN stays NaN.
-inline Vec exp_negative(Vec x) {
-  const Vec scaled = x * 1.44269504088896341f;
-  const IntVec power = __builtin_convertvector(scaled - 0.5f, IntVec);
-  const Vec whole = __builtin_convertvector(power, Vec);
-  const Vec r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-  Vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
-  const IntVec exponent = (power + 127) << 23;
-  y *= reinterpret_cast<const Vec&>(exponent);
-  const Vec zero = {};
-  return x < -87.0f ? zero : y;
+  return widen_some(head + chunk * kLanes, kTail);
 }
 
 // Call `work` for every four query heads, then for those left: more would not fit the registers.
@@ -93,7 +34,7 @@ void for_blocks(Work work) {
 
 // Scores of NUM queries against `num_blocks` blocks of 16 keys: scores[g][t] = q[g] . k[t].
 template <int NUM>
-void score(const float (*q)[HEAD_DIM], const Element* blocks, int64_t num_blocks, float* scores, int64_t stride) {
+void score(const float (*q)[kPadded], const Element* blocks, int64_t num_blocks, float* scores, int64_t stride) {
   for (int64_t b = 0; b < num_blocks; ++b) {
     const Element* block = blocks + b * HEAD_DIM * kLanes;
     Vec even[NUM] = {}, odd[NUM] = {};  // two chains of sums, or each addition waits for the one before
@@ -117,8 +58,7 @@ float exponentiate(float* scores, int64_t begin, int64_t end, int64_t padded) {
     const Vec x = *reinterpret_cast<const Vec*>(scores + t);
     highest = x > highest ? x : highest;
   }
-  float top = highest[0];
-  for (int i = 1; i < kLanes; ++i) top = std::max(top, static_cast<float>(highest[i]));
+  const float top = max_lanes(highest);
   Vec total = {};
   for (int64_t t = 0; t < padded; t += kLanes) {
     Vec& x = *reinterpret_cast<Vec*>(scores + t);
@@ -158,12 +98,13 @@ void attend_group(const Element* q, const Element* k, const Element* v, int64_t 
   const int64_t padded = (end - first + kLanes - 1) / kLanes * kLanes;
   scratch.resize(GROUP * padded);
   float* scores = scratch.data();
-  float scaled[GROUP][HEAD_DIM];
+  alignas(64) float scaled[GROUP][kPadded];
   alignas(64) float mixed[GROUP][kPadded];
   float sums[GROUP];
   const float scale = 1.0f / std::sqrt(static_cast<float>(HEAD_DIM));
   for (int g = 0; g < GROUP; ++g)
-    for (int d = 0; d < HEAD_DIM; ++d) scaled[g][d] = to_float(q[g * HEAD_DIM + d]) * scale;
+    for (int c = 0; c < kChunks; ++c)
+      *reinterpret_cast<Vec*>(scaled[g] + c * kLanes) = load(q + g * HEAD_DIM, c) * scale;
   k += first * HEAD_DIM;
   v += first * HEAD_DIM;
   for_blocks([&](auto num, int g) {
@@ -173,8 +114,11 @@ void attend_group(const Element* q, const Element* k, const Element* v, int64_t 
   for_blocks([&](auto num, int g) {
     mix_heads<num>(scores + g * padded, padded, v, begin - first, end - first, mixed + g);
   });
-  for (int g = 0; g < GROUP; ++g)
-    for (int d = 0; d < HEAD_DIM; ++d) out[g * HEAD_DIM + d] = from_float(mixed[g][d] / sums[g]);
+  for (int g = 0; g < GROUP; ++g) {
+    for_vectors(HEAD_DIM, [&](int64_t at, auto count) {
+      write(*reinterpret_cast<const Vec*>(mixed[g] + at) / sums[g], out + g * HEAD_DIM + at, count);
+    });
+  }
 }
 
 }  // namespace

@@ -1,0 +1,49 @@
+"""The operations between the matrix products, as tensor operations. A CPU may have them compiled, see `native`."""
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from worker.engine.activation import swiglu
+from worker.engine.reductions import log_norm
+from worker.engine.rope import Rotation, rotate
+
+
+class Ops(Protocol):
+    """What the transformer and the sampler compute besides products. A row's result depends on that row alone."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up of gate_up [N, 2 I], gate first -> [N, I]."""
+
+    def rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Turn x [N, heads, D] by its tokens' angles; may do so in place."""
+
+    def log_norm(self, scores: Tensor) -> Tensor:
+        """Log of the sum of exponentials [B] of each row of scores [B, V]."""
+
+
+class TorchOps:
+    """See `Ops`. On any device, and with gradients."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) * up of gate_up [N, 2 I], gate first -> [N, I]."""
+        return swiglu(gate_up)
+
+    def rotate(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Turn x [N, heads, D] by its tokens' angles."""
+        return rotate(x, rotation)
+
+    def log_norm(self, scores: Tensor) -> Tensor:
+        """Log of the sum of exponentials [B] of each row of scores [B, V]."""
+        return log_norm(scores)
+
+
+TORCH_OPS = TorchOps()
