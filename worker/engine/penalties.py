@@ -73,6 +73,10 @@ class Penalties:
         rows = slice(first, first + len(sequences))
         asking = {row: item for row, item in enumerate(sequences, first) if asks_penalties(item.params)}
         prompts = {row: list(dict.fromkeys(item.prompt_token_ids)) for row, item in asking.items()}
+        if not asking and not bool(
+            self.num_seen[:first].any()
+        ):  # no live row asks: one long prompt may have grown them
+            self.seen_ids, self.counts = self.seen_ids[:, :0].clone(), self.counts[:, :0].clone()
         self._reserve_seen(len(ids) + asking[row].max_new_tokens for row, ids in prompts.items())
         self._reserve_biases(len(item.params.logit_bias) for item in sequences)
         self.num_seen[rows], self.seen_ids[rows], self.counts[rows], self.bias_ids[rows] = 0, -1, 0.0, -1

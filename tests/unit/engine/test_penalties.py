@@ -121,6 +121,15 @@ def test_a_reused_slot_forgets_its_last_row() -> None:
     )
 
 
+def test_lists_go_when_no_live_row_asks() -> None:
+    asking, plain = SamplingParams(frequency_penalty=1.0), SamplingParams()
+    penalties = started([[1], [2], [3]], [asking, plain, asking])
+    penalties.start(2, [Sequence("", [1], plain, 5, ())])
+    assert penalties.seen_ids.shape == (3, 256)
+    penalties.start(0, [Sequence("", [1], plain, 5, ())])
+    assert penalties.seen_ids.shape == penalties.counts.shape == (3, 0)
+
+
 def test_move_and_swap_take_lists_along() -> None:
     params = [SamplingParams(frequency_penalty=1.0), SamplingParams(repetition_penalty=2.0, logit_bias=((4, 1.0),))]
     penalties = started([[1, 2], [3]], params)
