@@ -69,6 +69,29 @@ def test_best_of_returns_the_likeliest_first(demo: Station) -> None:
     assert best == pytest.approx(everything[:2])
 
 
+def test_no_tokens_with_echo_score_the_prompt(demo: Station) -> None:
+    answered = body(demo, max_tokens=0, echo=True, logprobs=1, prompt_logprobs=1)
+    (choice,) = answered["choices"]
+    logprobs, ids = choice["logprobs"], choice["prompt_token_ids"]
+    assert (choice["text"], choice["token_ids"], answered["usage"]["completion_tokens"]) == (PROMPT, [], 0)
+    assert len(logprobs["tokens"]) == len(logprobs["text_offset"]) == len(ids)
+    assert (logprobs["token_logprobs"][0], logprobs["top_logprobs"][0], choice["prompt_logprobs"][0]) == (None,) * 3
+    scores = [entry[str(token_id)] for entry, token_id in zip(choice["prompt_logprobs"][1:], ids[1:], strict=True)]
+    assert [score["logprob"] for score in scores] == logprobs["token_logprobs"][1:]
+    assert [score["decoded_token"] for score in scores] == logprobs["tokens"][1:]
+    for score, entry in zip(scores, choice["prompt_logprobs"][1:], strict=True):
+        assert (score["rank"] == 1) == (score["logprob"] == max(other["logprob"] for other in entry.values()))
+
+
+def test_echo_puts_the_prompt_before_the_same_answer(demo: Station) -> None:
+    plain, echoed = only_choice(demo, logprobs=0), only_choice(demo, logprobs=0, echo=True)
+    num = len(echoed["prompt_token_ids"])
+    assert echoed["text"] == PROMPT + plain["text"]
+    assert echoed["token_ids"] == plain["token_ids"]
+    assert echoed["logprobs"]["token_logprobs"][num:] == plain["logprobs"]["token_logprobs"]
+    assert echoed["logprobs"]["text_offset"][num] == len(PROMPT)
+
+
 def test_logit_bias_forces_and_forbids_a_token(demo: Station) -> None:
     usual = only_choice(demo)["token_ids"]
     forced = only_choice(demo, logit_bias={"300": 100})["token_ids"]
