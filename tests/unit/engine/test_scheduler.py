@@ -1,6 +1,7 @@
 """Admission and compaction, without a tensor."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,3 +80,25 @@ def test_remove_leaves_no_holes(num_rows: int, data: st.DataObject) -> None:
         slots[dst] = slots[src]
     assert slots[: len(scheduler.live)] == ids(scheduler.live)
     assert sorted(map(int, ids(scheduler.live))) == sorted(set(range(num_rows)) - rows)
+
+
+def beams(request_id: str, num: int) -> list[Sequence]:
+    return [replace(make(request_id), answer=answer, num_beams=num) for answer in range(num)]
+
+
+def test_beams_of_a_request_are_admitted_together() -> None:
+    scheduler = make_scheduler(4)
+    scheduler.add(beams("a", 3))
+    scheduler.add(beams("b", 2))
+    assert ids(scheduler.admit()) == ["a"] * 3
+    assert scheduler.admit() == []  # one row is free, and two are needed
+    scheduler.remove({0, 1, 2})
+    assert ids(scheduler.admit()) == ["b"] * 2
+
+
+def test_beams_are_admitted_to_an_empty_engine_whatever_the_cache_says() -> None:
+    """As one row is: nothing that ends would make more room."""
+    scheduler = make_scheduler(4, fits=lambda rows, tokens: rows <= 1)
+    scheduler.add(beams("a", 3))
+    scheduler.add([make("b")])
+    assert ids(scheduler.admit()) == ["a"] * 3
