@@ -49,7 +49,8 @@ class BeamSearch:
     """The search of one prompt. Invariant: until `done`, live beam i is row i of the next scores, best first.
 
     The scores' first step has the prompt's row alone. Score of a beam: sum of logprobs / length ** length_penalty.
-    `completes_stop` says whether some tokens' text completes a stop string; such a beam is finished.
+    `completes_stop` says whether some tokens' text completes a stop string; such a beam is finished. It is asked about
+    every beam that goes on, so that it may remember them.
     """
 
     num_beams: int
@@ -114,9 +115,7 @@ class BeamSearch:
     def _ends(self, beam: Beam) -> bool:
         if beam.length >= self.max_new_tokens or beam.token_id in self.stop_token_ids:
             return True
-        if self.completes_stop is None or beam.length < self.min_tokens:
-            return False
-        return self.completes_stop([node.token_id for node in beam.path()])
+        return self.completes_stop is not None and self.completes_stop([node.token_id for node in beam.path()])
 
     def _finish(self, beam: Beam) -> None:
         self.finished.append((self._score(beam.total, beam.length), beam))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worker.engine.beam import Beam, BeamSearch, Hypothesis
 from worker.engine.finish import finish, nonfinite_logits
-from worker.engine.group import Group, new_search
+from worker.engine.group import Group
 from worker.engine.kv_cache import KVCache
 from worker.engine.rows import Rows
 from worker.engine.sampling import top_logprobs
@@ -77,7 +77,7 @@ class BeamGroup(Group):
         return Output(self.request_id, self.prompt_token_ids, answers)
 
 
-def form_beams(asked: Sequence, tokenizer: Tokenizer | None) -> BeamGroup:
+def form_beams(asked: Sequence) -> BeamGroup:
     """Make a group of as many sequences as a request asks for beams."""
     params = asked.params
     num_beams = params.num_answers
@@ -90,7 +90,7 @@ def form_beams(asked: Sequence, tokenizer: Tokenizer | None) -> BeamGroup:
         early_stopping=params.early_stopping,
         min_tokens=params.min_tokens,
         num_top=params.top_logprobs or 0,
-        completes_stop=_stop_watch(asked, tokenizer) if asked.stop_search else None,
+        completes_stop=_StopWatch(asked) if asked.stop_search else None,
     )
     sequences = [
         replace(asked, params=plain, answer=answer, num_beams=num_beams, stop_token_ids=(), stop_search=None, top=[])
@@ -127,24 +127,39 @@ def beams_of(sequences: Items[Sequence], groups: Mapping[str, Group]) -> Iterato
             yield group, row_of
 
 
-def _stop_watch(asked: Sequence, tokenizer: Tokenizer | None) -> Callable[[list[int]], bool]:
-    def completes_stop(token_ids: list[int]) -> bool:
-        search = _read(asked, token_ids, tokenizer).stop_search
-        return search is not None and search.end is not None
+class _StopWatch:
+    """Says whether tokens complete a stop string. Asked about every beam in turn, it reads each token once."""
 
-    return completes_stop
+    def __init__(self, asked: Sequence) -> None:
+        self._length = 0
+        self._before: dict[tuple[int, ...], Sequence] = {}  # beams one token shorter than
+        self._read: dict[tuple[int, ...], Sequence] = {(): asked}  # those of this length
+
+    def __call__(self, token_ids: list[int]) -> bool:
+        if len(token_ids) > self._length:
+            self._before, self._read, self._length = self._read, {}, len(token_ids)
+        *past, newest = token_ids
+        sequence = _fork(self._before[tuple(past)])
+        self._read[tuple(token_ids)] = sequence
+        return _observe(sequence, newest)
 
 
-def _read(asked: Sequence, token_ids: Items[int], tokenizer: Tokenizer | None) -> Sequence:
-    """A sequence that generated these tokens."""
-    sequence = replace(asked, stop_search=new_search(asked, tokenizer))
-    for token_id in token_ids:
-        sequence.num_generated += 1
-        sequence.observe(token_id)
-    return sequence
+def _fork(sequence: Sequence) -> Sequence:
+    """A sequence that goes on from here by itself, as far as its text goes."""
+    search = sequence.stop_search
+    if search is not None:
+        search = replace(search, stream=search.stream.fork(), offsets=[*search.offsets])
+    return replace(sequence, stop_search=search)
+
+
+def _observe(sequence: Sequence, token_id: int) -> bool:
+    sequence.num_generated += 1
+    return sequence.observe(token_id)
 
 
 def _complete(asked: Sequence, found: Hypothesis, tokenizer: Tokenizer | None) -> Completion:
-    sequence = replace(_read(asked, found.token_ids, tokenizer), top=found.top)
+    sequence = replace(_fork(asked), top=found.top)
+    for token_id in found.token_ids:
+        _observe(sequence, token_id)
     completion = finish(sequence, found.token_ids, found.logprobs, tokenizer=tokenizer)
     return replace(completion, score=found.score)

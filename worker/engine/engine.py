@@ -94,7 +94,7 @@ class Engine:
         if not sequence.params.use_beam_search:
             return fan_out(sequence, self._preparer.tokenizer)
         check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.fits)
-        return form_beams(sequence, self._preparer.tokenizer)
+        return form_beams(sequence)
 
     def add(self, group: Group) -> None:
         """Queue a prepared request for free rows."""

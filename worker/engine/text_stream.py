@@ -1,6 +1,7 @@
 """Text of tokens as they come: half a character is held back until it is whole. Knows no tokenizer's files."""
 
 import codecs
+import copy
 from collections.abc import Callable, Container
 from collections.abc import Sequence as Items
 
@@ -25,6 +26,13 @@ class ByteStream:
     def finish(self) -> None:
         """Show half a character at the end as U+FFFD."""
         self.text += self._decoder.decode(b"", final=True)
+
+    def fork(self) -> "ByteStream":
+        """Make a stream that goes on from here by itself."""
+        other = ByteStream(self._token_bytes)
+        other.text = self.text
+        other._decoder.setstate(self._decoder.getstate())
+        return other
 
 
 class WindowStream:
@@ -55,6 +63,12 @@ class WindowStream:
         """Show what is held back as it decodes."""
         if self._held:
             self._take(self._decode(self._context + self._held))
+
+    def fork(self) -> "WindowStream":
+        """Make a stream that goes on from here by itself."""
+        other = copy.copy(self)
+        other._held = [*self._held]  # the one part that is changed in place
+        return other
 
     def _take(self, text: str) -> None:
         grown = text[len(self._known) :]

@@ -25,6 +25,9 @@ class TextStream(Protocol):
     def finish(self) -> None:
         """Add what is held back; no token may follow."""
 
+    def fork(self) -> "TextStream":
+        """Make a stream that goes on from here by itself."""
+
 
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer. Its methods may be called from several threads."""

@@ -121,18 +121,21 @@ def test_cancelled_beams_leave_their_rows(folder: Path) -> None:
     assert engine.num_free == 4
 
 
+@pytest.mark.parametrize("min_tokens", [0, 4])
 def test_beams_ended_by_stop_strings_equal_transformers(
-    llama: tuple[Path, LlamaForCausalLM], text_engine: Engine
+    llama: tuple[Path, LlamaForCausalLM], text_engine: Engine, min_tokens: int
 ) -> None:
     tokenizer = text_engine._preparer.tokenizer
     assert tokenizer is not None
-    stops = ("a", "e", "T", "<|", "5")
-    params = replace(BEAMS, max_tokens=20, stop=stops, n=2, best_of=4, include_stop_str_in_output=True)
+    stops = ("a", "e", "T", "<", "5")
+    params = replace(BEAMS, max_tokens=20, stop=stops, best_of=4, include_stop_str_in_output=True)
+    params = replace(params, min_tokens=min_tokens)
     for prompt in ([5, 6, 7], [8], [20, 30, 40, 50], [77, 12]):
 
         def hits(ids: torch.Tensor, scores: object, start: int = len(prompt), **_: object) -> torch.Tensor:
-            texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids[:, start:].tolist()]
-            return torch.tensor([any(stop in text for stop in stops) for text in texts])
+            texts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids[:, -1:].tolist()]
+            may_stop = ids.shape[1] - start >= min_tokens
+            return torch.tensor([may_stop and any(stop in text for stop in stops) for text in texts])
 
         request = Request("a", prompt, params=params)
         (output,) = text_engine.generate([request])

@@ -21,6 +21,11 @@ class FakeStream:
     def finish(self) -> None:
         """Nothing is held back."""
 
+    def fork(self) -> "FakeStream":
+        other = FakeStream(self._pieces)
+        other.text = self.text
+        return other
+
 
 def search(pieces: Items[str], *stops: str, include_stop: bool = False) -> tuple[StopSearch, int | None]:
     """Push pieces until a stop is found; give the number of tokens pushed then."""

@@ -129,3 +129,18 @@ def test_half_a_character_at_the_end_shows_on_finish(fallback: Tokenizer, byte_l
 
 def test_a_replacement_character_that_is_a_token_shows_at_once(fallback: Tokenizer) -> None:
     assert streamed(fallback, [WORD_IDS[1], WORD_IDS[4]], skip=True)[1] == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_forked_stream_and_its_origin_go_on_by_themselves(byte_level: Tokenizer, fallback: Tokenizer) -> None:
+    for tokenizer in (byte_level, fallback):
+        ids = tokenizer.encode("a \N{GRINNING FACE}b\u00e9 ", add_special_tokens=False)
+        for cut in range(len(ids)):
+            origin = tokenizer.stream(skip_special_tokens=True)
+            for token_id in ids[:cut]:
+                origin.push(token_id)
+            fork = origin.fork()
+            for stream, rest in ((fork, ids[:1]), (origin, ids[cut:]), (fork, ids[1:])):
+                for token_id in rest:
+                    stream.push(token_id)
+            assert origin.text == streamed(tokenizer, ids, skip=True)[-2]
+            assert fork.text == streamed(tokenizer, ids[:cut] + ids, skip=True)[-2]
