@@ -10,7 +10,9 @@ from transformers import LlamaForCausalLM
 
 from tests.unit.engine.models import VOCAB_SIZE, ragged_requests
 from worker.engine import Engine, Request, SamplingParams, runner
-from worker.engine.types import TokenLogprobs
+from worker.engine.echo import with_prompt
+from worker.engine.sequence import PromptScores, Sequence
+from worker.engine.types import Completion, Output, RowError, TokenLogprobs
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
@@ -134,6 +136,13 @@ def test_beams_echo_and_score_the_prompt(text_engine: Engine) -> None:
     assert echoed.prompt_details is not None
     assert [detail.logprob for detail in echoed.details[:5]] == [detail.logprob for detail in echoed.prompt_details]
     assert len(echoed.details) == 5 + len(echoed.token_ids)
+
+
+def test_scores_that_are_no_numbers_are_an_error() -> None:
+    params = SamplingParams(prompt_logprobs=0)
+    first = Sequence("a", [1, 2, 3], params, 1, (), prompt_scores=PromptScores([-1.0, float("nan")], [1, 1], [(), ()]))
+    with pytest.raises(RowError, match="not numbers"):
+        with_prompt(Output("a", [1, 2, 3], (Completion(),)), params, first, tokenizer=None)
 
 
 def test_broken_prompt_scores_fail_their_row(folder: Path) -> None:

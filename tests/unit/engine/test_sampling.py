@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,8 @@ def state_of(num_rows: int, **changes: object) -> SamplingState:
         "stop_ids": [-1],
     }
     values = {name: torch.tensor(value) for name, value in (settings | changes).items()}
-    return SamplingState(**{name: value.expand(num_rows, *value.shape) for name, value in values.items()})
+    expanded: dict[str, Any] = {name: value.expand(num_rows, *value.shape) for name, value in values.items()}
+    return SamplingState(**expanded)
 
 
 def state_at(state: SamplingState, index: int) -> SamplingState:
