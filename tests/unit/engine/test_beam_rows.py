@@ -169,6 +169,16 @@ def test_beams_keep_alternatives_of_their_own_tokens(folder: Path) -> None:
             assert len(one.top) == 5
 
 
+def test_beams_show_their_prompt_as_other_answers_do(folder: Path) -> None:
+    params = replace(BEAMS, echo=True, top_logprobs=2, prompt_logprobs=1)
+    beams, sampled = (
+        Engine.load(folder, rows=3).generate([Request("a", [5, 6, 7], params=one)])[0]
+        for one in (params, replace(params, use_beam_search=False))
+    )
+    assert beams.prompt_details == sampled.prompt_details is not None
+    assert all(answer.details and answer.details[:3] == (sampled.details or [])[:3] for answer in beams.completions)
+
+
 def test_beams_crop_to_the_newest_tokens(tmp_path: Path) -> None:
     """Each step then sees the beam's last tokens alone, from position 0."""
     model = tiny_llama(tmp_path, max_position_embeddings=16)
