@@ -53,9 +53,7 @@ class Engine:
             device=model.device,
         )
         self._counters = Counters()
-        self.info = describe(
-            model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths
-        )
+        self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths)
 
     @classmethod
     def load(

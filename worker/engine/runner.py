@@ -67,7 +67,8 @@ class Runner:
     def score(self, hidden: Tensor, next_ids: Items[int], *, num_top: int, into: PromptScores) -> None:
         """Score the tokens that follow those of hidden [N, C], by the ids there are."""
         following = self._integers(list(next_ids))
-        score_prompt(self._weights, self._spec, hidden[: len(following)], following, num_top=num_top, into=into)
+        hidden = hidden[: len(following)]
+        score_prompt(self._weights, self._spec, hidden, following, num_top=num_top, into=into, ops=self.ops)
 
     def _run(self, spans: Items[Span], *, only_last: bool) -> Tensor:
         counts = [len(span.token_ids) for span in spans]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engine.linear import ROW_MULTIPLE
-from worker.engine.reductions import log_norm
+from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.sequence import PromptScores
 from worker.engine.spec import Spec
 from worker.engine.transformer import logits
@@ -15,7 +15,14 @@ _CHUNK_ROWS = 64  # scores of so many tokens are in memory at once: 33 MB at a v
 
 
 def score_prompt(
-    weights: Weights, spec: Spec, hidden: Tensor, next_ids: Tensor, *, num_top: int, into: PromptScores
+    weights: Weights,
+    spec: Spec,
+    hidden: Tensor,
+    next_ids: Tensor,
+    *,
+    num_top: int,
+    into: PromptScores,
+    ops: Ops = TORCH_OPS,
 ) -> None:
     """Score the tokens next_ids [N] int64 that follow those of hidden [N, C], which is before the last norm.
 
@@ -24,8 +31,8 @@ def score_prompt(
     """
     chunks = zip(torch.split(hidden, _CHUNK_ROWS), torch.split(next_ids, _CHUNK_ROWS), strict=True)
     for some_hidden, some_ids in chunks:
-        scores = _scores(weights, spec, some_hidden)
-        norm = log_norm(scores)[:, None]
+        scores = _scores(weights, spec, some_hidden, ops)
+        norm = ops.log_norm(scores)[:, None]
         chosen = scores.gather(1, some_ids[:, None])
         into.logprobs += (chosen - norm)[:, 0].tolist()
         into.ranks += ((scores > chosen).sum(-1) + 1).tolist()
@@ -34,8 +41,8 @@ def score_prompt(
         into.top += [tuple(zip(row_ids, row_values, strict=True)) for row_ids, row_values in pairs]
 
 
-def _scores(weights: Weights, spec: Spec, hidden: Tensor) -> Tensor:
+def _scores(weights: Weights, spec: Spec, hidden: Tensor, ops: Ops) -> Tensor:
     """Raw scores [N, V] of hidden [N, C], computed with the row count rounded up as the law of the batch wants it."""
     num_rows = len(hidden)
     padded = F.pad(hidden, (0, 0, 0, -num_rows % ROW_MULTIPLE))
-    return logits(weights, spec, padded)[:num_rows]
+    return logits(weights, spec, padded, ops)[:num_rows]

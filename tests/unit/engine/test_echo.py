@@ -64,6 +64,22 @@ def test_scoring_changes_no_bit_of_answers_or_neighbours(folder: Path) -> None:
     assert alone == outputs
 
 
+def test_a_token_has_one_logprob_however_it_is_asked_for(engine: Engine) -> None:
+    """As generated, among its own alternatives, and as a token of a longer prompt."""
+    params = replace(GREEDY, max_tokens=20, top_logprobs=1)
+    requests = [Request(str(index), prompt, params=params) for index, prompt in enumerate(prompts(8))]
+    outputs = engine.generate(requests)
+    again = [[*output.prompt_token_ids, *output.token_ids] for output in outputs]
+    score = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    scored = engine.generate([Request(str(index), prompt, params=score) for index, prompt in enumerate(again)])
+    for output, prompt in zip(outputs, scored, strict=True):
+        assert output.details is not None
+        assert prompt.prompt_details is not None
+        assert [detail.top[0][2] for detail in output.details] == output.logprobs
+        logprobs = [detail.logprob for detail in prompt.prompt_details[-20:]]
+        assert logprobs == pytest.approx(output.logprobs, abs=1e-5)  # bits: where attention is the compiled kernel
+
+
 def test_long_prompts_are_scored_piece_by_piece(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = replace(GREEDY, prompt_logprobs=3)
     requests = [Request(str(index), prompt, params=params) for index, prompt in enumerate(prompts(4, longest=240))]
