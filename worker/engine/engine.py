@@ -23,7 +23,7 @@ from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
 from worker.engine.memory import CACHE_SHARE, available_bytes
 from worker.engine.prefill import Prefill
-from worker.engine.prepare import Preparer
+from worker.engine.prepare import Preparer, all_eos_token_ids
 from worker.engine.rows import Rows, features_of
 from worker.engine.runner import Runner, Span, pad_rows
 from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
@@ -80,7 +80,7 @@ class Engine:
         preparer = Preparer(
             vocab_size=model.spec.vocab_size,
             max_model_len=_choose_length(max_model_len, model.spec.context_length),
-            eos_token_ids=model.spec.eos_token_ids,
+            eos_token_ids=all_eos_token_ids(model.spec.eos_token_ids, tokenizer),
             tokenizer=tokenizer,
             chat_template=load_chat_template(model.folder, tokenizer) if tokenizer else None,
         )

@@ -112,6 +112,11 @@ class Preparer:
         return StopSearch(stream, stops, include_stop=params.include_stop_str_in_output)
 
 
+def all_eos_token_ids(configured: Items[int], tokenizer: Tokenizer | None) -> tuple[int, ...]:
+    """Join the ends of an answer that a model's configuration names and those that its vocabulary defines."""
+    return tuple(dict.fromkeys((*configured, *(tokenizer.stop_token_ids if tokenizer else ()))))
+
+
 def _num_prompt_top(params: SamplingParams) -> int | None:
     """How many alternatives of each prompt token are wanted; None: not even its logprob."""
     echoed = params.top_logprobs if params.echo else None
