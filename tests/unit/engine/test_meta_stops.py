@@ -29,7 +29,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine.load(folder, rows=4, num_threads=1)
 
 
-def wants(token_id: int, **params: Any) -> SamplingParams:
+def wants(token_id: int, **params: Any) -> SamplingParams:  # noqa: ANN401 (any field of it)
     """A greedy request that takes this token as soon as it may."""
     return SamplingParams(temperature=0, max_tokens=9, logit_bias=((token_id, 100.0),), **params)
 
