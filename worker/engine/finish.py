@@ -14,6 +14,8 @@ def finish(
     """Make the answer of a sequence that generated these tokens, its stop token included. Raises RowError."""
     if not all(math.isfinite(logprob) for logprob in logprobs):
         raise nonfinite_logits()
+    if sequence.stop_search is not None:
+        sequence.stop_search.finish()
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
     return Completion(
@@ -32,7 +34,7 @@ def nonfinite_logits() -> RowError:
 
 
 def _text(sequence: Sequence, token_ids: list[int], tokenizer: Tokenizer | None) -> str:
-    if sequence.stop_search is not None and sequence.stop_search.end is not None:
+    if sequence.stop_search is not None:
         return sequence.stop_search.text()
     if tokenizer is None:
         return ""

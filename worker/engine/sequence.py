@@ -29,6 +29,13 @@ class StopSearch:
             self.end = self._find(before)
         return self.end is not None
 
+    def finish(self) -> None:
+        """Show half a character at the end, which may complete a stop string. No token may follow."""
+        if self.end is None:
+            before = len(self.stream.text)
+            self.stream.finish()
+            self.end = self._find(before)
+
     def _find(self, before: int) -> int | None:
         """Find the earliest stop that ends in the text after `before`."""
         text = self.stream.text
@@ -44,7 +51,7 @@ class StopSearch:
         return sum(offset < (self.end or 0) for offset in self.offsets)
 
     def text(self) -> str:
-        """The text up to the cut."""
+        """The text up to the cut, or all of it."""
         return self.stream.text[: self.end]
 
 

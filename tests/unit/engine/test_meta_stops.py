@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,3 +55,15 @@ def test_row_holds_the_vocabularys_ends_and_all_that_a_request_may_add(engine: E
     for stop in (EOT, more[-1]):
         (output,) = engine.generate([Request("r", "ab", params=wants(stop, min_tokens=2, stop_token_ids=more))])
         assert (len(output.completions[0].token_ids), output.completions[0].finish_reason) == (2, "stop")
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"), [("zz", ("\N{REPLACEMENT CHARACTER}", "length")), ("\N{REPLACEMENT CHARACTER}", ("", "stop"))]
+)
+def test_stop_strings_see_the_half_character_that_ends_an_answer(
+    engine: Engine, stop: str, expected: tuple[str, str]
+) -> None:
+    params = wants(0xE2)
+    (output,) = engine.generate([Request("r", "ab", params=replace(params, max_tokens=1, stop=(stop,)))])
+    (answer,) = output.completions
+    assert (answer.text, answer.finish_reason) == expected

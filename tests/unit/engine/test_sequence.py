@@ -4,7 +4,9 @@ from collections.abc import Sequence as Items
 
 import pytest
 
+from worker.engine.finish import finish
 from worker.engine.sequence import Sequence, StopSearch
+from worker.engine.text_stream import ByteStream
 from worker.engine.types import SamplingParams
 
 
@@ -82,3 +84,24 @@ def test_stop_token_adds_no_text() -> None:
     sequence.num_generated = 2
     assert not sequence.observe(1)
     assert sequence.cut([0, 1]) == (1, "stop")
+
+
+@pytest.mark.parametrize(
+    ("stop", "text", "num_tokens", "reason"),
+    [
+        ("zz", "ab\N{REPLACEMENT CHARACTER}", 3, "length"),
+        ("\N{REPLACEMENT CHARACTER}", "ab", 2, "stop"),
+        ("b\N{REPLACEMENT CHARACTER}", "a", 1, "stop"),
+    ],
+)
+def test_half_a_character_at_the_end_is_text_and_may_complete_a_stop(
+    stop: str, text: str, num_tokens: int, reason: str
+) -> None:
+    pieces = [b"a", b"b", b"\xe2\x82"]
+    stop_search = StopSearch(ByteStream(lambda index: pieces[index]), (stop,), include_stop=False)
+    sequence = Sequence("r", [1], SamplingParams(max_tokens=3), 3, (), stop_search)
+    for index in range(3):
+        sequence.num_generated += 1
+        assert not sequence.observe(index)
+    answer = finish(sequence, [0, 1, 2], [-1.0] * 3, tokenizer=None)
+    assert (answer.text, len(answer.token_ids), answer.finish_reason) == (text, num_tokens, reason)
