@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from worker.engine.faults import is_allocation_failure
 from worker.engine.linear import round_up
 from worker.engine.spec import Spec
 
@@ -58,21 +59,60 @@ class KVCache:
         return num_rows <= 1 or num_rows * round_up(max_tokens, _GROWTH_TOKENS) <= self.budget_tokens
 
     def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
-        """Make room for num_rows rows of max_tokens positions, keeping the contents of the live ones."""
+        """Make room for num_rows rows of max_tokens positions, keeping the contents of the live ones.
+
+        Where memory is short it takes less than its budget, and remembers. Raises what torch raises where not even the
+        rows asked for fit; nothing has changed then, or all was released: num_slots is 0.
+        """
         if num_rows <= self.num_slots and max_tokens <= self.width:
             return
         width = round_up(max_tokens, _GROWTH_TOKENS)
         if self.fits(num_rows, max(width, self.width)):
             width = max(width, self.width)
-        wanted = self.max_rows if self.key_block else max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
-        num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width, wanted))
-        kept = min(width, self.width)
-        for layer in range(len(self.k)):  # one layer's old and new tensors side by side, never all layers'
-            old_k, old_v = self.k[layer], self.v[layer]
-            self.k[layer], self.v[layer] = self._new_keys(num_slots, width), self._new_values(num_slots, width)
-            self.k[layer][:num_live, :, : self._units(kept)] = old_k[:num_live, :, : self._units(kept)]
-            self.v[layer][:num_live, :, :kept] = old_v[:num_live, :, :kept]
+        num_slots = self._choose_slots(num_rows, width)
+        try:
+            for layer in range(len(self.k)):  # one layer's old and new tensors side by side, never all layers'
+                self._resize(layer, num_slots, width, num_live)
+        except BaseException:  # some layers are of one shape, some of another
+            self.release()
+            raise
         self.num_slots, self.width = num_slots, width
+
+    def _choose_slots(self, num_rows: int, width: int) -> int:
+        """Decide how many slots to make, num_rows at least: what the budget allows and memory has."""
+        wanted = self.max_rows if self.key_block else max(self.num_slots, round_up(num_rows, _GROWTH_SLOTS))
+        while True:
+            num_slots = max(num_rows, min(self.max_rows, self.budget_tokens // width, wanted))
+            try:
+                self._probe(num_slots * width)
+            except (RuntimeError, MemoryError) as error:
+                if num_slots == num_rows or not is_allocation_failure(error):
+                    raise
+                self.budget_tokens = num_slots * width // 2
+            else:
+                return num_slots
+
+    def _probe(self, num_tokens: int) -> None:
+        """Ask at once for all that growing to so many tokens takes, a layer's old tensors included, and let go of it.
+
+        So growing fails before it has begun. On a CPU memory nobody writes to costs nothing.
+        """
+        layer_bytes = 2 * self._num_kv_heads * self._head_dim * self._dtype.itemsize
+        more = (num_tokens - self.num_slots * self.width) * len(self.k)
+        torch.empty(layer_bytes * max(more + num_tokens, 0), dtype=torch.uint8, device=self._device)
+
+    def _resize(self, layer: int, num_slots: int, width: int, num_live: int) -> None:
+        kept = min(width, self.width)
+        k, v = self._new_keys(num_slots, width), self._new_values(num_slots, width)
+        k[:num_live, :, : self._units(kept)] = self.k[layer][:num_live, :, : self._units(kept)]
+        v[:num_live, :, :kept] = self.v[layer][:num_live, :, :kept]
+        self.k[layer], self.v[layer] = k, v
+
+    def release(self) -> None:
+        """Give all memory back, and the contents with it."""
+        self.num_slots = self.width = 0
+        self.k = [self._new_keys(0, 0) for _ in self.k]
+        self.v = [self._new_values(0, 0) for _ in self.v]
 
     def _units(self, num_tokens: int) -> int:
         """How many entries of k's third axis hold so many positions."""

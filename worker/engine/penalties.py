@@ -93,14 +93,13 @@ class Penalties:
     def _reserve_seen(self, lengths: Iterable[int]) -> None:
         more = round_up(max(lengths, default=0), _STEP) - self.seen_ids.shape[1]
         if more > 0:
-            self.seen_ids = F.pad(self.seen_ids, (0, more), value=-1)
-            self.counts = F.pad(self.counts, (0, more))
+            # Both or, where memory ends, neither.
+            self.seen_ids, self.counts = F.pad(self.seen_ids, (0, more), value=-1), F.pad(self.counts, (0, more))
 
     def _reserve_biases(self, lengths: Iterable[int]) -> None:
         more = max(lengths, default=0) - self.bias_ids.shape[1]
         if more > 0:
-            self.bias_ids = F.pad(self.bias_ids, (0, more), value=-1)
-            self.biases = F.pad(self.biases, (0, more))
+            self.bias_ids, self.biases = F.pad(self.bias_ids, (0, more), value=-1), F.pad(self.biases, (0, more))
 
     def take(self, rows: slice | Tensor) -> "Penalties | None":
         """The penalties of some rows, by range or by index [B], lists cut to the longest; None if no row asks."""

@@ -6,16 +6,23 @@ from contextlib import contextmanager
 from worker.engine.types import RowError
 
 
+def is_fault_of_text(error: BaseException) -> bool:
+    """Whether an exception is one a library raises over a text: its panics, too, which derive from BaseException only.
+
+    pyo3 gives each library a PanicException of its own and exports none, so its name must do.
+    """
+    if isinstance(error, Exception):
+        return not isinstance(error, MemoryError)
+    return type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def blaming_the_text() -> Iterator[None]:
-    """Raise RowError for what a tokenizer library raises, and for its panics, which derive from BaseException only."""
+    """Raise RowError for what a tokenizer library raises, panics included."""
     try:
         yield
-    except (MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise  # no fault of the text
     except BaseException as error:
-        # pyo3 gives each library a PanicException of its own and exports none, so its name must do.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        if not is_fault_of_text(error):
             raise
         reason = str(error).partition("\n")[0]
         raise RowError("invalid_prompt", f"the tokenizer cannot encode this text: {reason}") from error

@@ -103,8 +103,11 @@ class Rows:
         """Widen the output buffers."""
         more = round_up(max_new_tokens, _OUTPUT_STEP_TOKENS) - self.output_ids.shape[1]
         if more > 0:
-            self.output_ids = torch.nn.functional.pad(self.output_ids, (0, more))
-            self.output_logprobs = torch.nn.functional.pad(self.output_logprobs, (0, more))
+            pad = torch.nn.functional.pad  # both or, where memory ends, neither
+            self.output_ids, self.output_logprobs = (
+                pad(self.output_ids, (0, more)),
+                pad(self.output_logprobs, (0, more)),
+            )
 
     def sampling(self, rows: slice | Tensor) -> SamplingState:
         """Take the settings of some rows, by range or by index [B]."""
@@ -121,7 +124,9 @@ class Rows:
         )
 
     def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
-        """Append tokens [B] and logprobs [B] to rows, and mark those that ended: a stop token, or the last allowed."""
+        """Append tokens [B] and logprobs [B] to rows, and mark those that ended: a stop token, the last allowed, or a
+        logprob that is no number, since what follows from such scores is none either.
+        """
         index = self.generated[rows, None]
         self.output_ids[rows].scatter_(1, index, tokens[:, None])
         self.output_logprobs[rows].scatter_(1, index, logprobs[:, None])
@@ -129,7 +134,7 @@ class Rows:
         self.token[rows] = tokens
         self.penalties.record(rows, tokens)
         stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
-        self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows])
+        self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows]) | ~logprobs.isfinite()
 
     def replace_newest(self, rows: Items[int], tokens: Items[int]) -> None:
         """Put other tokens in place of those recorded last."""
