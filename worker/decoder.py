@@ -109,5 +109,6 @@ class Decoder(Part):
         for output in outputs:
             row = self._ledger.row(UUID(output.request_id))
             if row is not None:  # dropped after its last step: the result belongs to nobody
-                outcome = outcome_of(row.job, output, fingerprint=self._engine.info.fingerprint)
+                fingerprint = output.fingerprint or self._engine.info.fingerprint
+                outcome = outcome_of(row.job, output, fingerprint=fingerprint)
                 self._finish(FinishedRow(row, outcome))

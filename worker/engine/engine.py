@@ -3,56 +3,77 @@
 One thread steps it; `prepare` alone may be called from others.
 """
 
-import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from worker.engine.beam_rows import beams_of, check_beams, form_beams
+from worker.engine.beam_rows import check_beams, form_beams
 from worker.engine.chat import load_chat_template
 from worker.engine.checks import MAX_STOP_TOKEN_IDS
 from worker.engine.echo import with_prompt
+from worker.engine.faults import RowsIntact, blaming_the_row, is_allocation_failure, out_of_memory
+from worker.engine.finish import nonfinite_logits
+from worker.engine.float32_retry import Float32Retry
 from worker.engine.group import Group, fan_out
 from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
-from worker.engine.memory import CACHE_SHARE, available_bytes
+from worker.engine.memory import CACHE_SHARE, available_bytes, choose_rows
 from worker.engine.prefill import Prefill
 from worker.engine.prepare import Preparer, all_eos_token_ids
-from worker.engine.rows import Rows, features_of
-from worker.engine.runner import Runner, Span, pad_rows
-from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
+from worker.engine.recovery import Recovery, rewound
+from worker.engine.rows import Rows
+from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
+from worker.engine.stepper import Stepper
 from worker.engine.tokenizer import load_tokenizer
-from worker.engine.transformer import logits
 from worker.engine.types import EngineError, Output, Request, RowError
-
-_DEFAULT_ROWS = 128  # on a CPU a token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128
 
 
 class Engine:
     """Requests in, outputs out. Rows [0, num_live) of every tensor belong to the live sequences, in their order."""
 
-    def __init__(self, model: Model, preparer: Preparer, *, rows: int, prefix_sharing: bool = True) -> None:
-        self._model, self._preparer = model, preparer
+    def __init__(
+        self,
+        model: Model,
+        preparer: Preparer,
+        *,
+        rows: int | None = None,
+        prefix_sharing: bool = True,
+        load_float32: Callable[[], "Engine"] | None = None,
+    ) -> None:
+        self._preparer = preparer
         self.spec, self.weights = model.spec, model.weights
         budget = int(available_bytes(model.device) * CACHE_SHARE) // token_bytes(model.spec, model.dtype)
+        rows = rows or choose_rows(budget, max_model_len=preparer.max_model_len, device=model.device)
         self._runner = Runner(model, max_rows=rows, budget_tokens=budget)
         self._prefill = Prefill(self._runner, sharing=prefix_sharing)
         self._scheduler = Scheduler(rows, self._runner.cache.fits, self._prefill.cost)
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[str, Group] = {}  # waiting and live
+        self._finished: list[Output] = []  # not given out yet
+        self._retry = Float32Retry(load_float32)
+        self._recovery = Recovery(self._scheduler, self._runner, self._prefill, self._groups, preparer.tokenizer)
         self._rows = Rows.allocate(
             round_up(rows, ROW_MULTIPLE),
             max_stop_ids=MAX_STOP_TOKEN_IDS + len(preparer.eos_token_ids),
             device=model.device,
         )
         self._counters = Counters()
+        self._stepper = Stepper(
+            model,
+            self._runner,
+            self._prefill,
+            self._rows,
+            self._groups,
+            self._counters,
+            max_model_len=preparer.max_model_len,
+            fail=self._fail,
+        )
         self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths)
 
     @classmethod
@@ -84,7 +105,20 @@ class Engine:
             tokenizer=tokenizer,
             chat_template=load_chat_template(model.folder, tokenizer) if tokenizer else None,
         )
-        return cls(model, preparer, rows=rows or _DEFAULT_ROWS, prefix_sharing=prefix_sharing)
+
+        def load_float32() -> Engine:
+            other = load_model(Path(folder), device=str(model.device), dtype="float32")
+            return cls(other, preparer, rows=engine.info.rows, prefix_sharing=False)
+
+        is_float32 = model.dtype == torch.float32
+        engine = cls(
+            model,
+            preparer,
+            rows=rows,
+            prefix_sharing=prefix_sharing,
+            load_float32=None if is_float32 else load_float32,
+        )
+        return engine
 
     def prepare(self, request: Request) -> Group:
         """Tokenise and check a request; any thread may call it. Raises RowError, and sending it again will not help."""
@@ -103,19 +137,35 @@ class Engine:
     def cancel(self, request_id: str) -> bool:
         """Drop a request, waiting or live; no output is produced for it. False: there is none of this id."""
         if self._groups.pop(request_id, None) is None:
-            return False
+            return self._retry.cancel(request_id)
         self._scheduler.cancel(request_id)
         return True
 
     @torch.inference_mode()
     def step(self) -> list[Output]:
-        """Retire what ended, admit what waits, add a token to every live row. Gives what finished."""
-        finished = self._retire()
-        if admitted := self._scheduler.admit():
-            self._begin(admitted)
-            finished += self._retire()
-        if self._scheduler.live and not self._scheduler.cut_short:  # first fill the rows, then let them all decode
-            self._decode()
+        """Retire what ended, admit what waits, add a token to every live row. Gives what finished.
+
+        Where memory runs out, rows go back to the queue and fewer are admitted from then on. Any other error, of the
+        device or a bug, is raised once all live rows are back in the queue: the engine still says what it holds, and
+        what had finished is given by the next step.
+        """
+        intact = None
+        try:
+            self._advance()
+            self._finished += self._retry.step()
+        except RowsIntact:
+            intact = True
+        except BaseException as error:
+            if not is_allocation_failure(error):
+                self._recovery.begin_anew()
+                raise
+            intact = False
+        # Only here are the failed step's tensors let go, which its exception held.
+        if intact is None:
+            self._recovery.note_clean_step()
+        elif hopeless := self._recovery.split(intact=intact):
+            self._fail(hopeless.request_id, out_of_memory(hopeless.max_length))
+        finished, self._finished = self._finished, []
         return finished
 
     @property
@@ -131,12 +181,16 @@ class Engine:
     @property
     def num_free(self) -> int:
         """Rows that no sequence is in or waits for."""
-        return max(self.info.rows - self.num_live - self.num_waiting, 0)
+        return max(self._scheduler.limit - self.num_live - self.num_waiting, 0)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._scheduler.live or self._scheduler.waiting)
+        return bool(self._scheduler.live or self._scheduler.waiting or self._finished or self._retry.request_ids)
+
+    def request_ids(self) -> list[str]:
+        """Requests added whose output no step has given yet, waiting or live. Right after an error, too."""
+        return [*self._groups, *self._retry.request_ids, *(output.request_id for output in self._finished)]
 
     def stats(self) -> dict[str, int | float]:
         """Counters since loading, and the state now."""
@@ -144,7 +198,11 @@ class Engine:
             "rows": self.info.rows,
             "live": self.num_live,
             "waiting": self.num_waiting,
+            "row_limit": self._scheduler.limit,
             "cache_bytes": self._runner.cache.num_bytes,
+            "oom_splits": self._recovery.num_splits,
+            "float32_retries": self._retry.num_retries,
+            "float32_helped": self._retry.num_helped,
             **asdict(self._counters),
         }
 
@@ -163,125 +221,68 @@ class Engine:
         # Longest first: the end of the run then holds many short rows instead of one long one.
         for group in sorted(groups, key=lambda group: -group.sequences[0].max_new_tokens):
             self.add(group)
-        while self.has_work:
-            outputs |= {output.request_id: output for output in self.step()}
-            if progress is not None:
-                progress(len(outputs))
+        try:
+            while self.has_work:
+                outputs |= {output.request_id: output for output in self.step()}
+                if progress is not None:
+                    progress(len(outputs))
+        except BaseException:  # an interrupted notebook, too, does not want these any more
+            for group in groups:
+                self.cancel(group.request_id)
+            raise
         return [replace(outputs[str(index)], request_id=request.id) for index, request in enumerate(requests)]
 
-    def _retire(self) -> list[Output]:
+    def _advance(self) -> None:
+        """Retire what ended, admit what waits, add a token to every live row."""
+        self._retire()
+        if admitted := self._scheduler.admit():
+            self._stepper.begin(self._scheduler.live, len(admitted))
+            self._retire()
+        if self._scheduler.live and not self._scheduler.cut_short:  # first fill the rows, then let them all decode
+            self._stepper.decode(self._scheduler)
+
+    def _retire(self) -> None:
         """Take ended and cancelled sequences out of their rows and close the holes."""
         live = self._scheduler.live
         done = self._rows.done[: len(live)].tolist()
-        ended = [row for row, sequence in enumerate(live) if done[row] and not sequence.cancelled]
-        outputs = [output for row in ended if (output := self._finish(row, live[row]))]
+        for row, sequence in enumerate(live):
+            if done[row] and not sequence.cancelled:
+                self._finish(row, sequence)
         gone = {row for row, sequence in enumerate(live) if done[row] or sequence.cancelled}
         for dst, src in self._scheduler.remove(gone):
             self._rows.move(dst, src)
             self._runner.cache.copy(dst, src, live[dst].length)
-        return outputs
 
-    def _finish(self, row: int, sequence: Sequence) -> Output | None:
-        """Give the output of a request whose last sequence this was; a failed sequence fails its request at once."""
+    def _finish(self, row: int, sequence: Sequence) -> None:
+        """Put out the request whose last sequence this was; a failed sequence fails its request at once."""
         group = self._groups.get(sequence.request_id)
         if group is None:  # another sequence of the request failed in this same step
-            return None
+            return
         token_ids, logprobs = self._rows.output(row, sequence.num_generated)
+        tokenizer = self._preparer.tokenizer
         try:
-            output = group.end(sequence, token_ids, logprobs, tokenizer=self._preparer.tokenizer)
-            if output is not None:
-                output = with_prompt(output, group.params, group.sequences[0], tokenizer=self._preparer.tokenizer)
+            with blaming_the_row():
+                output = group.end(sequence, token_ids, logprobs, tokenizer=tokenizer)
+                if output is not None:
+                    output = with_prompt(output, group.params, group.sequences[0], tokenizer=tokenizer)
         except RowError as error:
-            for other, one in enumerate(self._scheduler.live):
-                if one.request_id == sequence.request_id:
-                    self._runner.cache.clear(other)
-            self.cancel(sequence.request_id)
-            return Output(sequence.request_id, error=error)
+            self._fail(sequence.request_id, error)
+            return
         if output is not None:
             del self._groups[sequence.request_id]
+            self._finished.append(output)
             self._counters.output_tokens += sum(len(completion.token_ids) for completion in output.completions)
-        return output
 
-    def _begin(self, sequences: list[Sequence]) -> None:
-        """Run the prompts of rows just admitted and choose each one's first token."""
-        began = time.perf_counter()
-        first = self.num_live - len(sequences)
-        longest = max(sequence.max_length for sequence in self._scheduler.live)
-        self._runner.cache.reserve(first, self.num_live, longest)
-        self._rows.start(first, sequences)
-        hidden = self._prefill.run(first, sequences)
-        self._emit(first, sequences, hidden[pad_rows(torch.arange(len(sequences), device=hidden.device))])
-        self._counters.prompt_tokens += sum(len(sequence.prompt_token_ids) for sequence in sequences)
-        self._counters.shared_tokens, self._counters.prefix_hits = self._prefill.shared_tokens, self._prefill.num_hits
-        self._counters.prefill_seconds += time.perf_counter() - began
-
-    def _decode(self) -> None:
-        """Feed every live row its newest token and choose the next."""
-        began = time.perf_counter()
-        for a, b in self._scheduler.set_apart():
-            self._rows.swap(a, b)
-            self._runner.cache.copy(a, b, self._scheduler.live[a].length)
-        live = self._scheduler.live
-        plain = [sequence for sequence in live if not sequence.overflows]
-        if plain:
-            self._extend(plain)
-        if len(plain) < len(live):
-            self._recompute(len(plain), live[len(plain) :])
-        self._counters.steps += 1
-        self._counters.row_steps += len(live)
-        self._counters.decode_seconds += time.perf_counter() - began
-
-    def _extend(self, sequences: list[Sequence]) -> None:
-        """Decode rows [0, n) over the cache."""
-        num_rows = len(sequences)
-        padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
-        ends = [sequence.length + 1 for sequence in sequences]
-        positions = self._rows.position[:padded].clamp(max=self.info.max_model_len - 1)  # a row cropped is past its end
-        hidden = self._runner.decode(self._rows.token[:padded], positions, ends)
-        self._rows.position[:num_rows] += 1
-        self._emit(0, sequences, hidden)
-
-    def _recompute(self, first: int, sequences: list[Sequence]) -> None:
-        """Decode rows [first, first + n), each over the newest tokens of its context alone, at positions from 0."""
-        spans = []
-        for row, sequence in enumerate(sequences, first):
-            generated, _ = self._rows.output(row, sequence.num_generated)
-            newest = [*sequence.prompt_token_ids, *generated][-(sequence.context_length or 0) :]
-            spans.append(Span(row, 0, newest))
-        hidden = self._runner.prefill(spans)
-        self._emit(first, sequences, hidden[pad_rows(torch.arange(len(sequences), device=hidden.device))])
-
-    def _emit(self, first: int, sequences: list[Sequence], hidden: Tensor) -> None:
-        """Choose and record a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
-        count = len(sequences)
-        scores = logits(self.weights, self.spec, hidden, self._runner.ops)
-        began = time.perf_counter()
-        index = pad_rows(torch.arange(first, first + count, device=hidden.device))
-        tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences), self._runner.ops)
-        rows = slice(first, first + count)
-        self._rows.record(rows, tokens[:count], logprobs[:count])
-        for sequence in sequences:
-            sequence.num_generated += 1
-        self._watch(first, sequences, tokens, scores)
-        for group, row_of in beams_of(sequences, self._groups):
-            group.advance(row_of, first, scores, self._rows, self._runner.cache)
-        self._counters.sampling_seconds += time.perf_counter() - began
-
-    def _watch(self, first: int, sequences: list[Sequence], tokens: Tensor, scores: Tensor) -> None:
-        """Let the host see the new tokens of rows that asked for stop strings or alternatives."""
-        self._collect_top(sequences, scores)
-        for row, sequence in enumerate(sequences):
-            if sequence.stop_search is not None and sequence.observe(int(tokens[row])):
-                self._rows.done[first + row] = True
-
-    def _collect_top(self, sequences: list[Sequence], scores: Tensor) -> None:
-        asking = [row for row, sequence in enumerate(sequences) if sequence.params.top_logprobs]
-        if not asking:
-            return
-        values, ids = top_logprobs(scores, asking, MAX_TOP_LOGPROBS, self._runner.ops)
-        for row, some_ids, some_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-            num = sequences[row].params.top_logprobs
-            sequences[row].top.append(tuple(zip(some_ids[:num], some_values[:num], strict=True)))
+    def _fail(self, request_id: str, error: RowError) -> None:
+        """End a request, all its sequences; scores that are no numbers may have another try."""
+        for row, sequence in enumerate(self._scheduler.live):
+            if sequence.request_id == request_id and not sequence.cancelled:
+                self._runner.cache.clear(row)
+        group = self._groups.pop(request_id)
+        self._scheduler.cancel(request_id)
+        again = rewound(group, self._preparer.tokenizer) if error.code == nonfinite_logits().code else None
+        if again is None or not self._retry.take(again):
+            self._finished.append(Output(request_id, error=error))
 
 
 def _choose_length(asked: int | None, context_length: int) -> int:

@@ -6,6 +6,11 @@ import torch
 
 # The cache may take this share of what is free once the weights are loaded; activations and the host need the rest.
 CACHE_SHARE = 0.5
+# Rows decoded together unless told otherwise: as many as fit with so many tokens each, within these bounds. On a CPU a
+# token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128; a GPU goes on gaining.
+_TYPICAL_TOKENS = 1024
+_MIN_ROWS, _MAX_ROWS_CPU, _MAX_ROWS_CUDA = 16, 128, 256
+_ROW_STEP = 16
 _UNKNOWN_BYTES = 4 * 1024**3  # assumed free where the system does not say
 
 
@@ -13,8 +18,15 @@ def available_bytes(device: torch.device) -> int:
     """Bytes free on a device: the CUDA driver's word, or the less of the machine's and the container's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    known = [free for free in (_machine_bytes(), _container_bytes()) if free is not None]
+    known = [free for free in (_machine_bytes(), _container_bytes(), _old_container_bytes()) if free is not None]
     return min(known, default=_UNKNOWN_BYTES)
+
+
+def choose_rows(budget_tokens: int, *, max_model_len: int, device: torch.device) -> int:
+    """How many rows to decode together, a multiple of 16: a cache of so many tokens holds them at a typical length."""
+    most = _MAX_ROWS_CUDA if device.type == "cuda" else _MAX_ROWS_CPU
+    rows = budget_tokens // min(max_model_len, _TYPICAL_TOKENS)
+    return max(_MIN_ROWS, min(rows // _ROW_STEP * _ROW_STEP, most))
 
 
 def _machine_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
@@ -25,10 +37,22 @@ def _machine_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 def _container_bytes(group: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Limit minus use of a version 2 control group; None where there is no limit."""
-    limit, used = _read(group / "memory.max"), _read(group / "memory.current")
-    if limit is None or used is None or not limit.strip().isdigit():
+    return _left(group, limit="memory.max", used="memory.current", cached="inactive_file")
+
+
+def _old_container_bytes(group: Path = Path("/sys/fs/cgroup/memory")) -> int | None:
+    """The same of a version 1 group, where no limit is a number beyond any machine's memory."""
+    return _left(group, limit="memory.limit_in_bytes", used="memory.usage_in_bytes", cached="total_inactive_file")
+
+
+def _left(group: Path, *, limit: str, used: str, cached: str) -> int | None:
+    """Limit minus use; file pages that the kernel drops on demand, as of weights just read, are not use."""
+    limit_text, used_text = _read(group / limit), _read(group / used)
+    if limit_text is None or used_text is None or not limit_text.strip().isdigit():
         return None
-    return max(int(limit) - int(used), 0)
+    lines = [line.split() for line in (_read(group / "memory.stat") or "").splitlines()]
+    dropped = sum(int(line[1]) for line in lines if line[0] == cached)
+    return max(int(limit_text) - max(int(used_text) - dropped, 0), 0)
 
 
 def _read(path: Path) -> str | None:

@@ -30,6 +30,10 @@ class Prefill:
             if self._sharing and _sharable(sequence):
                 sequence.prefix_hashes = self._prefixes.note(sequence.owner, sequence.prompt_token_ids)
 
+    def forget(self) -> None:
+        """Give back the memory of stored beginnings."""
+        self._prefixes.clear()
+
     def cost(self, sequence: Sequence) -> int:
         """Prompt tokens that are still to be computed."""
         found = self._prefixes.find(sequence.owner, sequence.prompt_token_ids, sequence.prefix_hashes)

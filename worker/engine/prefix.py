@@ -81,6 +81,12 @@ class PrefixStore:
         self._stored |= dict.fromkeys(hashes, prefix)
         self.num_tokens += num_tokens
 
+    def clear(self) -> None:
+        """Drop what is stored."""
+        self._stored.clear()
+        self._by_use.clear()
+        self.num_tokens = 0
+
     def _evict(self) -> None:
         _, prefix = self._by_use.popitem(last=False)
         self._stored = {name: other for name, other in self._stored.items() if other is not prefix}

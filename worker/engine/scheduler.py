@@ -24,11 +24,19 @@ class Scheduler:
     waiting: deque[Sequence] = field(default_factory=deque)
     live: list[Sequence] = field(default_factory=list)
     num_held_steps: int = 0  # steps since which freed rows stand empty
+    limit: int = 0  # rows that memory is known to hold, max_rows unless that was too many
     cut_short: bool = False  # whether the last admission stopped at its token limit: there is more to admit
+
+    def __post_init__(self) -> None:
+        self.limit = self.limit or self.max_rows
 
     def add(self, sequences: list[Sequence]) -> None:
         """Queue the sequences of a request behind those that wait."""
         self.waiting.extend(sequences)
+
+    def requeue(self, sequences: list[Sequence]) -> None:
+        """Queue sequences that must begin anew before those that wait."""
+        self.waiting.extendleft(reversed(sequences))
 
     def cancel(self, request_id: str) -> None:
         """Drop a request's waiting sequences, and mark its live ones to leave at the next step."""
@@ -51,12 +59,12 @@ class Scheduler:
             sequence = self.waiting[0]
             together = max(sequence.num_beams, 1)
             num_rows = len(self.live) + len(admitted) + together
-            if num_rows > self.max_rows:
+            alone = num_rows == together
+            if num_rows > (self.max_rows if alone else self.limit):
                 break
             num_tokens += self.cost(sequence)
             longest = max(longest, sequence.max_length)
             self.cut_short = bool(admitted) and num_tokens > ADMIT_TOKENS
-            alone = num_rows == together
             if self.cut_short or not (alone or self.fits(num_rows, longest)):
                 break
             admitted += [self.waiting.popleft() for _ in range(together)]
@@ -66,8 +74,8 @@ class Scheduler:
 
     def _holds_back(self) -> bool:
         """Whether to leave freed rows empty for this step, until more of them can be filled by one prefill."""
-        num_free = self.max_rows - len(self.live)
-        wanted = min(len(self.waiting), self.max_rows // REFILL_SHARE)
+        num_free = max(self.limit - len(self.live), 0)
+        wanted = min(len(self.waiting), self.limit // REFILL_SHARE)
         held = bool(self.live) and num_free < wanted and self.num_held_steps < MAX_HELD_STEPS
         self.num_held_steps = self.num_held_steps + 1 if held and num_free else 0
         return held

@@ -108,6 +108,7 @@ class Output:
     completions: tuple[Completion, ...] = ()
     prompt_details: list[TokenLogprobs] | None = None  # one a prompt token, where prompt_logprobs asked for them
     error: RowError | None = None
+    fingerprint: str | None = None  # of what computed it, where that was not the engine as its info describes it
 
     @property
     def _first(self) -> Completion:

@@ -1,0 +1,161 @@
+"""What an engine does when memory runs out: fewer rows at a time, and the others begin anew later. Computes nothing.
+
+A row that begins anew gives the same answer: its random numbers are counted, and no neighbour changes a bit of it.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+
+from worker.engine.beam_rows import BeamGroup, form_beams
+from worker.engine.group import Group, new_search
+from worker.engine.prefill import Prefill
+from worker.engine.runner import Runner
+from worker.engine.scheduler import Scheduler
+from worker.engine.sequence import Sequence
+from worker.engine.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+# Steps without a failure after which a lowered limit is doubled. A failure after that doubles this number, so that a
+# lasting lack of memory costs ever less, and rows get the time to end.
+PATIENCE_STEPS = 256
+
+Unit = list[Sequence]  # what is in rows together or not at all: one sequence, or all beams of a request
+
+
+class Recovery:
+    """Takes rows back to the queue, and learns how many of them memory holds."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        prefill: Prefill,
+        groups: Mapping[str, Group],
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        self._scheduler, self._cache, self._prefill = scheduler, runner.cache, prefill
+        self._groups, self._tokenizer = groups, tokenizer
+        self._budget_tokens = self._cache.budget_tokens
+        self._patience, self._num_clean, self._has_raised = PATIENCE_STEPS, 0, False
+        self._alone: tuple[Sequence, int] | None = None  # what failed alone last, and with how many tokens
+        self.num_splits = 0
+
+    def begin_anew(self) -> None:
+        """Take every row back to the queue: what a failed step left in them is not to be trusted."""
+        units = self._units()
+        self._scheduler.live.clear()
+        self._requeue(units)
+
+    def split(self, *, intact: bool) -> Sequence | None:
+        """Make room after memory ran out: stored beginnings of prompts go, and the rows that have come least far, half
+        of them or more; so many are the limit from now on.
+
+        `intact`: the rows that had begun hold what they held. Gives a sequence that ran alone and never will, if any.
+        """
+        self.num_splits += 1
+        self._num_clean = 0
+        self._prefill.forget()
+        units = self._units()
+        intact = intact and self._cache.num_slots > 0
+        kept = [unit for unit in units if unit[0].num_generated] if intact else []
+        hopeless = None
+        if len(units) > 1:
+            kept = self._lower(units, kept)
+        elif units:
+            hopeless = self._release_for(units[0])
+            kept = []
+        self._take_back([unit for unit in units if unit not in kept], all_rows=not kept)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log.warning("out of memory: at most %d rows now", self._scheduler.limit, extra={"action": "out_of_memory"})
+        return hopeless
+
+    def note_clean_step(self) -> None:
+        """Try more rows again after some time without a failure."""
+        cache, scheduler = self._cache, self._scheduler
+        if scheduler.limit >= scheduler.max_rows and cache.budget_tokens >= self._budget_tokens:
+            return
+        self._num_clean += 1
+        if self._num_clean >= self._patience:
+            scheduler.limit = min(2 * scheduler.limit, scheduler.max_rows)
+            cache.budget_tokens = min(2 * cache.budget_tokens, self._budget_tokens)
+            self._num_clean, self._has_raised = 0, True
+
+    def _units(self) -> list[Unit]:
+        """What is live and still wanted, by what must stay together."""
+        beams: dict[str, Unit] = {}
+        units: list[Unit] = []
+        for sequence in self._scheduler.live:
+            group = self._groups.get(sequence.request_id)
+            if sequence.cancelled or group is None or sequence.answer in group.answers:
+                continue
+            if sequence.num_beams and sequence.request_id in beams:
+                beams[sequence.request_id].append(sequence)
+                continue
+            units.append([sequence])
+            beams[sequence.request_id] = units[-1]
+        return units
+
+    def _lower(self, units: list[Unit], kept: list[Unit]) -> list[Unit]:
+        """Lower the limit of rows; gives the units that may stay, those with most tokens where all have some."""
+        half = _num_rows(units) // 2
+        if len(kept) == len(units):
+            kept = sorted(kept, key=lambda unit: -unit[0].num_generated)
+            while len(kept) > 1 and _num_rows(kept) > half:
+                kept.pop()
+        self._scheduler.limit = max(_num_rows(kept), half)
+        if self._has_raised:
+            self._patience, self._has_raised = 2 * self._patience, False
+        return kept
+
+    def _release_for(self, unit: Unit) -> Sequence | None:
+        """Give the whole cache back for a unit that ran alone; gives its first sequence where that did not help."""
+        sequence = unit[0]
+        if self._alone and self._alone[0] is sequence and sequence.num_generated <= self._alone[1]:
+            return sequence
+        self._alone = sequence, sequence.num_generated
+        self._cache.release()
+        self._scheduler.limit = len(unit)
+        return None
+
+    def _take_back(self, units: list[Unit], *, all_rows: bool) -> None:
+        """Move units from their rows to the queue; where others stay, the next step closes the holes."""
+        if all_rows:
+            self._scheduler.live.clear()
+        else:
+            taken = {id(sequence) for unit in units for sequence in unit}
+            self._scheduler.live[:] = [
+                replace(sequence, cancelled=True) if id(sequence) in taken else sequence
+                for sequence in self._scheduler.live
+            ]
+        self._requeue(units)
+
+    def _requeue(self, units: list[Unit]) -> None:
+        for unit in units:
+            rewind(self._groups[unit[0].request_id], unit, self._tokenizer)
+        self._scheduler.requeue([sequence for unit in units for sequence in unit])
+
+
+def rewind(group: Group, sequences: Iterable[Sequence], tokenizer: Tokenizer | None) -> None:
+    """Set sequences of a group, all of them where they are beams, to where they began."""
+    for sequence in sequences:
+        sequence.num_generated, sequence.top = 0, []
+        sequence.stop_search = new_search(sequence, tokenizer)
+    if isinstance(group, BeamGroup):
+        fresh = form_beams(group.asked)
+        group.search, group.order = fresh.search, fresh.order
+
+
+def rewound(group: Group, tokenizer: Tokenizer | None) -> Group:
+    """Copy a group as it was before it began; its own sequences stay as they are."""
+    copy = replace(group, sequences=[replace(sequence, cancelled=False) for sequence in group.sequences], answers={})
+    rewind(copy, copy.sequences, tokenizer)
+    return copy
+
+
+def _num_rows(units: list[Unit]) -> int:
+    return sum(map(len, units))
