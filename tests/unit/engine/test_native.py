@@ -173,3 +173,10 @@ def test_the_library_is_kept_for_the_next_start(compiled: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in compiled.iterdir()}
     load_kernel(shape, compiled)
     assert {file: file.stat().st_mtime_ns for file in compiled.iterdir()} == before
+
+
+def test_without_a_home_the_library_is_made_for_this_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    shape = Shape(8, 2, 1, torch.float32)
+    assert agrees(load_kernel(shape), shape)

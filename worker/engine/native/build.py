@@ -7,7 +7,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -32,36 +33,50 @@ def load_library(source: str, macros: Mapping[str, int], folder: Path | None = N
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise NativeError(f"no C++ compiler ({', '.join(COMPILERS)}) on PATH")
+    defines = [f"-D{name}={value}" for name, value in macros.items()]
+    command = [compiler, *_FLAGS, *defines, *_LINK_FLAGS, str(SOURCES / source)]
     try:
-        return ctypes.CDLL(str(_compiled(compiler, source, macros, folder or Path.home() / ".cache" / "batchmill")))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        with _open_folder(folder) as opened:
+            library = opened / f"{Path(source).stem}-{_identify(command, source)}.so"
+            if not library.is_file():
+                _compile(command, library)
+            return ctypes.CDLL(str(library))
+    except (OSError, RuntimeError, AttributeError, subprocess.SubprocessError) as error:
         raise NativeError(f"{source} does not compile here: {_last_line(error)}") from error
 
 
-def _compiled(compiler: str, source: str, macros: Mapping[str, int], folder: Path) -> Path:
-    """Give the library's path, compiling it unless it is there. Only this user may write to the folder."""
-    defines = [f"-D{name}={value}" for name, value in macros.items()]
-    command = [compiler, *_FLAGS, *defines, *_LINK_FLAGS, str(SOURCES / source)]
+@contextmanager
+def _open_folder(folder: Path | None) -> Iterator[Path]:
+    """Make a folder that only this user may write to; one for the time being where there is no such place at home."""
+    try:
+        chosen = folder or Path.home() / ".cache" / "batchmill"
+        chosen.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = chosen.stat()
+    except OSError:
+        with tempfile.TemporaryDirectory(prefix="batchmill-") as scratch:
+            yield Path(scratch)  # a library stays loaded when its file is gone
+        return
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise NativeError(f"others may write to {chosen}: nothing is loaded from there")
+    yield chosen
+
+
+def _identify(command: list[str], source: str) -> str:
+    """Name what decides a library's code: the command, the compiler, the processor, the sources."""
     texts = [file.read_text() for file in (SOURCES / source, *sorted(SOURCES.glob("*.h")))]
-    identity = "\n".join([*command, _version(compiler), _processor(), *texts])
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-        raise NativeError(f"others may write to {folder}: nothing is loaded from there")
-    library = folder / f"{Path(source).stem}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
-    if not library.is_file():
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            made = Path(scratch) / library.name
-            _run([*command, "-o", str(made)])
-            made.replace(library)  # at once, so that another process never loads half a file
-    return library
+    identity = "\n".join([*command, _run([command[0], "--version"]), _processor(), *texts])
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def _compile(command: list[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        made = Path(scratch) / library.name
+        _run([*command, "-o", str(made)])
+        made.replace(library)  # at once, so that another process never loads half a file
 
 
 def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=_COMPILE_SECONDS).stdout
-
-
-def _version(compiler: str) -> str:
-    return _run([compiler, "--version"])
 
 
 def _processor() -> str:
