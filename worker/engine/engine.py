@@ -136,9 +136,12 @@ class Engine:
 
     def cancel(self, request_id: str) -> bool:
         """Drop a request, waiting or live; no output is produced for it. False: there is none of this id."""
-        if self._groups.pop(request_id, None) is None:
-            return self._retry.cancel(request_id)
-        self._scheduler.cancel(request_id)
+        if request_id not in self.request_ids():
+            return False
+        if self._groups.pop(request_id, None) is not None:
+            self._scheduler.cancel(request_id)
+        self._retry.cancel(request_id)
+        self._finished = [output for output in self._finished if output.request_id != request_id]
         return True
 
     @torch.inference_mode()

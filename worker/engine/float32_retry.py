@@ -55,16 +55,15 @@ class Float32Retry:
         """Requests that try again, or wait to."""
         return [group.request_id for group in self._groups]
 
-    def cancel(self, request_id: str) -> bool:
-        """Drop a request. False: there is none of this id."""
+    def cancel(self, request_id: str) -> None:
+        """Drop a request, where it is here."""
         if request_id not in self.request_ids:
-            return False
+            return
         index = self.request_ids.index(request_id)
         if index == 0 and self._is_running and self._engine is not None:
             self._engine.cancel(request_id)
             self._is_running = False
         del self._groups[index]
-        return True
 
     def step(self) -> list[Output]:
         """Go a token further. Gives what finished, for better or worse."""

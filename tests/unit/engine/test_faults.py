@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from tests.unit.engine.models import EOS, VOCAB_SIZE, tiny_llama, write_tiktoken
 from worker.engine import Engine, Output, Request, RowError, SamplingParams
 from worker.engine.faults import is_allocation_failure
 from worker.engine.group import Group
+from worker.engine.kv_cache import KVCache
 from worker.engine.loader import load_model
 from worker.engine.prepare import Preparer
+from worker.engine.rows import Rows
 from worker.engine.tokenizer import TextStream, Tokenizer, load_tokenizer
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
@@ -165,6 +168,43 @@ def test_the_limit_rises_again(short_folder: Path, monkeypatch: pytest.MonkeyPat
     assert limits[:7] == [2, 2, 2, 2, 2, 4, 4]
 
 
+def test_cache_grows_as_memory_allows_or_keeps_what_it_holds_or_nothing(engine: Engine) -> None:
+    cache = KVCache(engine.spec, max_rows=8, budget_tokens=8192, dtype=torch.float32, device=torch.device("cpu"))
+    cache.reserve(0, 2, 200)
+    for tensor in (*cache.k, *cache.v):
+        tensor[:] = torch.rand_like(tensor)
+    held = [tensor.clone() for tensor in (*cache.k, *cache.v)]
+    with Trouble([0, 1, 2]), pytest.raises(torch.OutOfMemoryError):  # 8, 4 and 3 rows
+        cache.reserve(2, 3, 1000)
+    assert all(tensor.equal(kept) for tensor, kept in zip((*cache.k, *cache.v), held, strict=True))
+    cache.budget_tokens = 8192
+    with Trouble([0]):
+        cache.reserve(2, 3, 1000)
+    assert (cache.num_slots, cache.width, cache.budget_tokens) == (4, 1024, 4096)
+    assert all(tensor[:2, :, :256].equal(kept[:2]) for tensor, kept in zip((*cache.k, *cache.v), held, strict=True))
+    with Trouble([9]), pytest.raises(torch.OutOfMemoryError):
+        cache.reserve(2, 3, 2000)
+    assert (cache.num_slots, cache.width, cache.num_bytes) == (0, 0, 0)
+
+
+def test_buffers_of_rows_grow_together_or_not_at_all(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=600, presence_penalty=1.0, logit_bias=((7, 1.0),))
+    asked = [engine.prepare(Request("a", prompt(0, 9), params=replace(params, max_tokens=60))).sequences[0]]
+    asked[0].max_new_tokens = 600
+    with Trouble() as counted:
+        Rows.allocate(16, max_stop_ids=8, device=torch.device("cpu")).start(0, asked)
+    num_failures = 0
+    for number in range(counted.num_calls):
+        rows = Rows.allocate(16, max_stop_ids=8, device=torch.device("cpu"))
+        with Trouble([number]), suppress(torch.OutOfMemoryError):
+            num_failures += 1
+            rows.start(0, asked)
+        assert rows.output_ids.shape == rows.output_logprobs.shape
+        assert rows.penalties.seen_ids.shape == rows.penalties.counts.shape
+        assert rows.penalties.bias_ids.shape == rows.penalties.biases.shape
+    assert num_failures > 20
+
+
 def test_a_request_that_does_not_fit_alone_fails(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     real = torch.nn.functional.embedding
 
@@ -245,9 +285,11 @@ def test_an_error_of_the_device_leaves_the_engine_coherent(engine: Engine, expec
 
 
 def test_an_interrupted_generate_leaves_nothing_behind(engine: Engine, expected: dict[str, Output]) -> None:
-    with Trouble([2500], error=ValueError), pytest.raises(ValueError, match="out of luck"):
-        engine.generate(mixed_requests())
-    assert not engine.has_work
+    short = [Request(str(i), [5, 6], params=SamplingParams(max_tokens=i + 1, ignore_eos=True)) for i in range(4)]
+    for number in range(150, 400, 10):  # in the course of the second step: the first two requests have ended
+        with Trouble([number], error=ValueError), pytest.raises(ValueError, match="out of luck"):
+            engine.generate(short)
+        assert (engine.has_work, engine.request_ids()) == (False, [])
     assert {output.request_id: output for output in engine.generate(mixed_requests())} == expected
 
 

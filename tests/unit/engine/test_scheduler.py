@@ -96,6 +96,28 @@ def test_beams_of_a_request_are_admitted_together() -> None:
     assert ids(scheduler.admit()) == ["b"] * 2
 
 
+def test_a_learned_limit_holds_rows_back_but_never_all() -> None:
+    scheduler = make_scheduler(8)
+    scheduler.limit = 2
+    for request_id in "abc":
+        scheduler.add([make(request_id)])
+    scheduler.add(beams("d", 3))
+    assert ids(scheduler.admit()) == ["a", "b"]
+    assert scheduler.admit() == []
+    scheduler.remove({0, 1})
+    assert ids(scheduler.admit()) == ["c"]
+    scheduler.remove({0})
+    assert ids(scheduler.admit()) == ["d"] * 3  # more than the limit, but they cannot run but together
+
+
+def test_requeued_sequences_go_first() -> None:
+    scheduler = make_scheduler(1)
+    for request_id in "cd":
+        scheduler.add([make(request_id)])
+    scheduler.requeue([make("a"), make("b")])
+    assert ids(list(scheduler.waiting)) == ["a", "b", "c", "d"]
+
+
 def test_beams_are_admitted_to_an_empty_engine_whatever_the_cache_says() -> None:
     """As one row is: nothing that ends would make more room."""
     scheduler = make_scheduler(4, fits=lambda rows, tokens: rows <= 1)
