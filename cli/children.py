@@ -57,6 +57,7 @@ class WorkerProcess:
             "BATCHMILL_DTYPE": settings.dtype,
             "BATCHMILL_ROWS": str(settings.rows),
             "BATCHMILL_GRACE_SECONDS": str(settings.grace_seconds),
+            "HF_HUB_OFFLINE": "1",  # a model of the hub is here by now: every start loads the one that was checked
             PARENT_VARIABLE: str(os.getpid()),
         }
         self._grace_seconds = settings.grace_seconds

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.embedded import find_redis_server
-from cli.model import check_model
+from cli.model import find_model, is_cached
 from models import migrations
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
 from models.settings import NOOP, Settings
+from worker.engine.folders import is_hub_id
 
 Verdict = Literal["ok", "note", "wrong"]
 COLOURS: dict[Verdict, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
@@ -101,8 +102,12 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 def _model(settings: Settings) -> Iterator[Finding]:
     if settings.model != NOOP and importlib.util.find_spec("torch") is None:
         yield Finding("model", "wrong", "torch is missing: pip install 'batchmill[worker]'")
+        return
+    if is_hub_id(settings.model_path) and not is_cached(settings.model):
+        yield Finding("model", "note", f"{settings.model} is no folder here: its first use downloads it from the hub")
+        return
     try:
-        check_model(settings)
+        find_model(settings)
     except ConfigurationError as error:
         yield Finding("model", "wrong", error.message)
     else:

@@ -25,7 +25,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(db_app, name="db")
 app.add_typer(config_app, name="config")
 
-Model = Annotated[str | None, typer.Option(help="Model folder, or a name (default: demo).")]
+Model = Annotated[str | None, typer.Option(help="Model folder, or an id on the Hugging Face hub (default: demo).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
 Rows = Annotated[int | None, typer.Option(min=1, help="Rows decoded together (default: auto).")]

@@ -19,7 +19,7 @@ from rich.console import Console
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
 from cli.embedded import check_redis, embedded_redis
-from cli.model import check_model
+from cli.model import find_model
 from cli.output import ResultFiles, default_errors_path
 from cli.progress import RunProgress, done, summary
 from cli.signals import interrupts
@@ -72,14 +72,14 @@ class _Run:
 
     def __init__(self, options: RunOptions, settings: Settings, console: Console, stack: ExitStack) -> None:
         self._options, self._console, self._stack = options, console, stack
-        check_model(settings)
+        model_folder = find_model(settings)
         _check_output(options)
         if settings.redis_url is not None:
             check_redis(settings.broker)
         runs = settings.state_dir / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         self._source: Source = open_source(options.input, spool_folder=runs / "stdin")
-        self._fingerprint = fingerprint(self._source, settings)
+        self._fingerprint = fingerprint(self._source, settings, model_folder)
         self._folder = runs / self._fingerprint[:16]
         stack.enter_context(_locked(self._folder.with_suffix(".lock")))
         if options.fresh:

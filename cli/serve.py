@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from cli.children import WorkerProcess
 from cli.db import open_upgraded
 from cli.embedded import check_redis, embedded_redis
-from cli.model import check_model
+from cli.model import find_model
 from cli.signals import interrupts
 from models import logs
 from models.errors import BatchmillError, ConfigurationError
@@ -46,7 +46,7 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
 
 def serve_all(settings: Settings, *, host: str, port: int) -> int:
     """Run Redis (unless REDIS_URL is set), a worker and the HTTP service; stop them together."""
-    check_model(settings)
+    find_model(settings)
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     failures: list[BatchmillError] = []
     with interrupts(), suppress(KeyboardInterrupt), ExitStack() as stack:

@@ -43,20 +43,19 @@ def open_source(name: str, *, spool_folder: Path) -> Source:
         raise ConfigurationError(f"cannot read {name}: {error.strerror}") from error
 
 
-def fingerprint(source: Source, settings: Settings) -> str:
+def fingerprint(source: Source, settings: Settings, model_folder: Path | None) -> str:
     """The digest of all that the results follow from: the prompts, the model, the number format."""
     digest = hashlib.sha256()
-    for part in (source.digest, settings.model_name, settings.dtype, _model_digest(settings)):
+    model = NOOP if model_folder is None else _model_digest(model_folder)
+    for part in (source.digest, settings.model_name, settings.dtype, model):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()
 
 
-def _model_digest(settings: Settings) -> str:
+def _model_digest(folder: Path) -> str:
     """Names and sizes of the checkpoint's files and the ends of each: telling, and quick for any size."""
     digest = hashlib.sha256()
-    if settings.model == NOOP:
-        return NOOP
-    for path in sorted(path for path in settings.model_folder.iterdir() if path.is_file()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

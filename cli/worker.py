@@ -5,7 +5,7 @@ import os
 import sys
 
 from cli.children import EXIT_CONFIGURATION, watch_parent
-from cli.model import check_model
+from cli.model import find_model
 from models.errors import ConfigurationError
 from models.settings import Settings
 
@@ -14,7 +14,7 @@ def run_worker(settings: Settings, *, loglevel: str) -> int:
     """Run until told to stop, then exit: with status 78 where starting again cannot help."""
     watch_parent()
     try:
-        check_model(settings)
+        find_model(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"batchmill: {error.message}\n")
         return EXIT_CONFIGURATION

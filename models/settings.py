@@ -66,14 +66,9 @@ class Settings(BaseSettings):
         return re.sub(r"[^\w.@+-]", "-", name)
 
     @property
-    def model_folder(self) -> Path:
-        """The checkpoint's folder. Raises ConfigurationError where there is none."""
-        folder = DEMO_FOLDER if self.model == DEMO else Path(self.model)
-        if not folder.is_dir():
-            raise ConfigurationError(f"no model folder at {self.model}: give a folder that holds config.json")
-        if not (folder / "config.json").is_file() and not (folder / "params.json").is_file():
-            raise ConfigurationError(f"{self.model} holds no config.json: it is not a model folder")
-        return folder
+    def model_path(self) -> Path:
+        """What the engine is to load: a folder, a weight file in one, or an id on the Hugging Face hub."""
+        return DEMO_FOLDER if self.model == DEMO else Path(self.model)
 
 
 def load_settings(**overrides: Any) -> Settings:  # noqa: ANN401 (any setting, by name)

@@ -51,17 +51,16 @@ class DecodeEngine(Protocol):
 
 
 def load_engine(settings: Settings) -> DecodeEngine:
-    """Load the model the settings name. Raises ConfigurationError or EngineError with one clear sentence."""
+    """Load the model the settings name. Raises EngineError with one clear sentence."""
     rows = None if settings.rows == "auto" else settings.rows
     if settings.model == NOOP:
         from worker.noop_engine import NoopEngine
 
         return NoopEngine(rows=rows)
-    folder = settings.model_folder
     from worker.engine import Engine
 
     return Engine.load(
-        folder,
+        settings.model_path,
         rows=rows,
         max_model_len=settings.max_model_len,
         device=settings.device,

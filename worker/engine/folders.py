@@ -7,7 +7,7 @@ from worker.engine.types import EngineError
 
 HUGGING_FACE_CONFIG = "config.json"
 META_CONFIG = "params.json"
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # organisation/name
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # A repository may also hold the same weights in other formats, which would double the download.
 _HUB_FILES = (
     "config.json",
@@ -31,12 +31,17 @@ def find_folder(path: Path) -> Path:
     """
     folder = path.parent if path.is_file() else path
     if not folder.is_dir():
-        if not _HUB_ID.fullmatch(path.as_posix()):
+        if not is_hub_id(path):
             raise EngineError(f"there is no model folder at {path}")
         folder = _download(path.as_posix())
     if not any((folder / name).is_file() for name in (HUGGING_FACE_CONFIG, META_CONFIG)):
         raise EngineError(f"{path} holds no config.json (or Meta's params.json): it is not a model folder")
     return folder
+
+
+def is_hub_id(path: Path) -> bool:
+    """Say whether this is no path here and spelled as an id on the hub is: organisation/name."""
+    return not path.exists() and _HUB_ID.fullmatch(path.as_posix()) is not None
 
 
 def is_meta_folder(folder: Path) -> bool:

@@ -14,7 +14,7 @@ def test_same_bytes_are_the_same_run_whatever_their_name(tmp_path: Path) -> None
     (tmp_path / "b").write_text("x\n")
     (tmp_path / "c").write_text("y\n")
     settings = load_settings(model="noop")
-    prints = [fingerprint(open_source(str(tmp_path / name), spool_folder=tmp_path), settings) for name in "abc"]
+    prints = [fingerprint(open_source(str(tmp_path / name), spool_folder=tmp_path), settings, None) for name in "abc"]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -25,9 +25,10 @@ def test_other_weights_are_another_run(tmp_path: Path) -> None:
     model.mkdir()
     (model / "config.json").write_text("{}")
     (model / "weights").write_bytes(b"1" * 100)
-    before = fingerprint(source, load_settings(model=str(model)))
+    settings = load_settings(model=str(model))
+    before = fingerprint(source, settings, model)
     (model / "weights").write_bytes(b"2" * 100)
-    assert fingerprint(source, load_settings(model=str(model))) != before
+    assert fingerprint(source, settings, model) != before
 
 
 @pytest.mark.parametrize(("name", "reason"), [("none.jsonl", "cannot read"), (".", "is a folder")])

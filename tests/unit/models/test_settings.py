@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.errors import ConfigurationError
-from models.settings import DEFAULT_REDIS_URL, load_settings
+from models.settings import DEFAULT_REDIS_URL, DEMO_FOLDER, load_settings
 
 
 def test_state_directory_names_the_database(tmp_path: Path) -> None:
@@ -41,8 +41,6 @@ def test_model_is_named_by_the_last_part_of_its_path(tmp_path: Path) -> None:
     assert load_settings(model="org/Tiny-1B").model_name == "Tiny-1B"
 
 
-def test_model_folder_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no model folder"):
-        _ = load_settings(model=str(tmp_path / "none")).model_folder
-    with pytest.raises(ConfigurationError, match=r"no config\.json"):
-        _ = load_settings(model=str(tmp_path)).model_folder
+def test_model_path_is_the_demo_models_or_as_given() -> None:
+    assert load_settings().model_path == DEMO_FOLDER
+    assert load_settings(model="org/Tiny-1B").model_path == Path("org/Tiny-1B")
