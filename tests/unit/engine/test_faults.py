@@ -119,10 +119,33 @@ def test_memory_may_run_out_in_any_operation(short_folder: Path, expected: dict[
 
     counted = Trouble()
     run(counted)
-    for number in random.Random(3).sample(range(counted.num_calls), 12):
+    for number in random.Random(3).sample(range(counted.num_calls), 8):
         engine = run(Trouble([number]))
         assert engine.stats()["oom_splits"] == 1
         assert (engine.num_live, engine.num_waiting, engine.request_ids()) == (0, 0, [])
+
+
+def test_memory_may_run_out_anywhere_in_a_decode_step(short_folder: Path) -> None:
+    """Half way through recording what was chosen, too, when rows are neither at one token nor the next."""
+    model = load_model(short_folder, device="cpu", dtype="float32")
+    preparer = Preparer(VOCAB_SIZE, 80, (EOS,), None, None)
+    base = SamplingParams(max_tokens=4, ignore_eos=True, seed=1)
+    settings = [replace(base, frequency_penalty=1.0), replace(base, use_beam_search=True, best_of=2), base]
+    requests = [Request(str(index), [5 + index, 6], params=params) for index, params in enumerate(settings)]
+
+    def run(trouble: Trouble) -> dict[str, Output]:
+        engine = Engine(model, preparer, rows=4)
+        for request in requests:
+            engine.add(engine.prepare(request))
+        engine.step()
+        with trouble:
+            outputs = engine.step()
+        return {output.request_id: output for output in outputs} | drain(engine)
+
+    counted = Trouble()
+    expected = run(counted)
+    for number in range(0, counted.num_calls, 7):
+        assert run(Trouble([number])) == expected, number
 
 
 def test_memory_may_run_out_again_and_again(engine: Engine, expected: dict[str, Output]) -> None:
@@ -284,9 +307,19 @@ def test_an_error_of_the_device_leaves_the_engine_coherent(engine: Engine, expec
     assert (outputs, num_errors) == (expected, 4)
 
 
+def run_one_step(engine: Engine, requests: Sequence[Request]) -> None:
+    for request in reversed(requests):  # the longest first, as `generate` has it
+        engine.add(engine.prepare(request))
+    engine.step()
+    for request in requests:
+        engine.cancel(request.id)
+
+
 def test_an_interrupted_generate_leaves_nothing_behind(engine: Engine, expected: dict[str, Output]) -> None:
     short = [Request(str(i), [5, 6], params=SamplingParams(max_tokens=i + 1, ignore_eos=True)) for i in range(4)]
-    for number in range(150, 400, 10):  # in the course of the second step: the first two requests have ended
+    with Trouble() as first_step:
+        run_one_step(engine, short)
+    for number in range(first_step.num_calls, first_step.num_calls + 60, 3):  # as the second step retires two of them
         with Trouble([number], error=ValueError), pytest.raises(ValueError, match="out of luck"):
             engine.generate(short)
         assert (engine.has_work, engine.request_ids()) == (False, [])
