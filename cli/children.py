@@ -3,14 +3,17 @@
 import ctypes
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import ConfigurationError
+from models.logs import READY
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,7 @@ MAX_QUICK_DEATHS = 5  # deaths in a row without a finished row in between
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WATCH_SECONDS = 0.5
 _LOG_TAIL_BYTES = 65536
+_READY = re.compile(rf'{READY}([^"\n]+)["\n]')  # a line of its own, or a string in a line of JSON
 
 
 def die_with_parent() -> None:
@@ -46,8 +50,10 @@ def watch_parent() -> None:
 class WorkerProcess:
     """`batchmill worker` as a child: its log in a file, started again when it dies."""
 
-    def __init__(self, settings: Settings, log_path: Path) -> None:
-        self._log_path = log_path
+    def __init__(self, settings: Settings, log_path: Path, *, on_ready: Callable[[str], None]) -> None:
+        """`on_ready` is called by `look_after` with the line in which the worker says what it runs, once a start."""
+        self._log_path, self._on_ready = log_path, on_ready
+        self._unread: int | None = 0  # where this start's part of the log begins; None: its line was found
         self._environment = os.environ | {
             "DATABASE_URL": settings.database,
             "REDIS_URL": settings.broker,
@@ -67,6 +73,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start it, in a session of its own so that ctrl-C reaches us alone."""
         with self._log_path.open("ab") as file:
+            self._unread = file.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "worker"],
                 env=self._environment,
@@ -77,7 +84,8 @@ class WorkerProcess:
             )
 
     def look_after(self, *, progressed: bool) -> None:
-        """Start it again if it died. Raises ConfigurationError when that cannot help."""
+        """Pass on what it said; start it again if it died. Raises ConfigurationError when that cannot help."""
+        self._look_for_ready()
         if self._process is None or self._process.poll() is None:
             if progressed:
                 self._deaths = 0
@@ -103,6 +111,16 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    def _look_for_ready(self) -> None:
+        if self._unread is None:
+            return
+        with self._log_path.open("rb") as file:
+            file.seek(self._unread)
+            found = _READY.search(file.read().decode(errors="replace"))
+        if found is not None:
+            self._unread = None
+            self._on_ready(found[1])
 
     def _last_words(self) -> str:
         """The sentence with which a worker refused to start."""

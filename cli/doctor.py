@@ -5,15 +5,15 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.embedded import find_redis_server
+from cli.finding import Finding, Verdict
 from cli.model import find_model, is_cached
 from models import migrations
 from models.database import Database
@@ -21,28 +21,25 @@ from models.errors import BatchmillError, ConfigurationError
 from models.settings import NOOP, Settings
 from worker.engine.folders import is_hub_id
 
-Verdict = Literal["ok", "note", "wrong"]
 COLOURS: dict[Verdict, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
 MIN_FREE_BYTES = 1 << 30
 FIXED_SQLITE = (3, 51, 3)  # 3.7.0 to 3.51.2 can corrupt a WAL that two connections write and reset together
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    subject: str
-    verdict: Verdict
-    text: str
-
-
 def examine(settings: Settings) -> int:
     """Print the findings; exit status 1 if something is wrong."""
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_state, _database, _redis, _model, _device)
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_state, _database, _redis, _model]
+    if importlib.util.find_spec("torch") is not None:
+        from cli.machine import MACHINE_CHECKS
+
+        checks += MACHINE_CHECKS
     findings = [finding for check in checks for finding in check(settings)]
     table = Table(show_header=False, box=None)
+    table.add_column()
+    table.add_column()
+    table.add_column(overflow="fold")  # a path is to be read whole
     for finding in findings:
-        table.add_row(finding.subject, f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", finding.text)
+        table.add_row(finding.subject, f"[{COLOURS[finding.verdict]}]{finding.verdict}[/]", escape(finding.text))
     Console().print(table)
     return int(any(finding.verdict == "wrong" for finding in findings))
 
@@ -112,18 +109,3 @@ def _model(settings: Settings) -> Iterator[Finding]:
         yield Finding("model", "wrong", error.message)
     else:
         yield Finding("model", "ok", settings.model_name)
-
-
-def _device(settings: Settings) -> Iterator[Finding]:
-    if importlib.util.find_spec("torch") is None:
-        return
-    import torch
-
-    if torch.cuda.is_available():
-        yield Finding("device", "ok", f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    elif settings.device.startswith("cuda"):
-        yield Finding("device", "wrong", f"BATCHMILL_DEVICE is {settings.device}, but torch sees no GPU")
-    else:
-        yield Finding("device", "ok", f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    if shutil.which("g++") is None:
-        yield Finding("compiler", "note", "no g++: decoding on a CPU runs without its compiled attention")

@@ -138,7 +138,11 @@ class _Run:
             url = self._stack.enter_context(embedded_redis(self._folder / "redis", keep=False))
             _begin_with_empty_broker(store, url)
             self._settings = self._settings.model_copy(update={"redis_url": SecretStr(url)})
-        worker = WorkerProcess(self._settings, self._folder / "worker.log")
+        worker = WorkerProcess(
+            self._settings,
+            self._folder / "worker.log",
+            on_ready=lambda line: self._console.print(line, highlight=False, markup=False),
+        )
         self._stack.callback(worker.stop)
         worker.start()
         intake = threading.Thread(target=self._take_in, args=(batch,), name="intake", daemon=True)

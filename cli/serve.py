@@ -58,7 +58,11 @@ def serve_all(settings: Settings, *, host: str, port: int) -> int:
         else:
             check_redis(settings.broker)
         open_upgraded(settings.database).dispose()
-        worker = WorkerProcess(settings, settings.state_dir / "worker.log")
+        worker = WorkerProcess(
+            settings,
+            settings.state_dir / "worker.log",
+            on_ready=_say,
+        )
         stack.callback(worker.stop)
         worker.start()
         _look_after(worker, failures)
@@ -85,10 +89,12 @@ def _look_after(worker: WorkerProcess, failures: list[BatchmillError]) -> None:
 
 
 def _say_where(settings: Settings, host: str, port: int) -> None:
-    sys.stderr.write(
-        f"batchmill: model {settings.model_name} on http://{host}:{port}/v1\n"
-        f"batchmill: state in {settings.state_dir}, the worker's log in {settings.state_dir / 'worker.log'}\n"
-    )
+    _say(f"model {settings.model_name} on http://{host}:{port}/v1")
+    _say(f"state in {settings.state_dir}, the worker's log in {settings.state_dir / 'worker.log'}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"batchmill: {line}\n")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Which engine decodes: a checkpoint's, or the one that does nothing. Torch is imported here, late."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from models.settings import NOOP, Settings
@@ -20,6 +21,8 @@ class EngineInfo(Protocol):
     def max_model_len(self) -> int: ...  # noqa: D102
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
+    @property
+    def fast_paths(self) -> dict[str, str]: ...  # noqa: D102
 
 
 class DecodeEngine(Protocol):
@@ -65,8 +68,31 @@ def load_engine(settings: Settings) -> DecodeEngine:
         max_model_len=settings.max_model_len,
         device=settings.device,
         dtype=settings.dtype,
-        num_threads=settings.threads or _spare_threads(),
+        num_threads=num_threads(settings),
     )
+
+
+def describe_engine(settings: Settings, info: EngineInfo) -> str:
+    """One line for people: model, rows, number format, device, and which fast paths are on or why they are off."""
+    parts = [f"model {settings.model_name}", f"{info.rows} rows"]
+    return ", ".join([*parts, describe_device(settings, info.dtype, info.device, info.fast_paths)])
+
+
+def describe_device(settings: Settings, dtype: str, device: str, fast_paths: Mapping[str, str]) -> str:
+    """The part of that line that does not depend on the weights."""
+    text = f"{dtype} on {device}"
+    if device == "cpu":
+        count = num_threads(settings)
+        text += f", {count} thread{'s' * (count > 1)}"
+    names: dict[str, list[str]] = {}  # attention and operations are compiled together, or not for one reason
+    for name, how in fast_paths.items():
+        names.setdefault(how, []).append(name)
+    return "; ".join([text, *(f"{' and '.join(same)}: {how}" for how, same in names.items())])
+
+
+def num_threads(settings: Settings) -> int:
+    """CPU threads of the engine: as set, or what the machine can spare."""
+    return settings.threads or _spare_threads()
 
 
 def _spare_threads() -> int:

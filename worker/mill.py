@@ -16,6 +16,7 @@ from models.claims import Claims
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
+from models.logs import READY
 from models.records import WorkerRecord
 from models.store import Store
 from worker.celery_app import BatchmillApp
@@ -25,7 +26,7 @@ from worker.feeder import Feeder
 from worker.hints import HintRepair, redis_client
 from worker.keeper import Keeper
 from worker.lease import Lease, Slot
-from worker.loading import load_engine
+from worker.loading import describe_engine, load_engine
 from worker.staging import Staging
 from worker.writer import Writer
 
@@ -124,7 +125,7 @@ class Mill:
         gc.freeze()
         for thread in (self._writer, self._decoder, self.feeder, self._keeper):
             thread.start()
-        log.info("ready: model %s, %d rows", self.model, self.rows, extra={"action": "ready"})
+        log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
     def drain(self, *, hurry: Callable[[], bool]) -> None:
         """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from worker.engine.types import Completion, Output, Request, RowError, TokenLogprobs
@@ -21,6 +21,7 @@ class NoopInfo:
     device: str = "none"
     max_model_len: int = MAX_MODEL_LEN
     fingerprint: str = "noop"
+    fast_paths: dict[str, str] = field(default_factory=dict)
 
 
 class NoopEngine:

@@ -19,6 +19,7 @@ def test_model_of_the_hub_is_fetched_named_and_found_again(desk: Desk) -> None:
         assert done.returncode == 0, done.stderr
         assert done.stderr.startswith("batchmill: tiny/llama is no folder here; taking it from the Hugging Face hub")
         assert set(hub.served) == NEEDED
+    assert " rows, float32 on cpu, 1 thread; linear: " in done.stderr
     (line,) = desk.read("one.jsonl")
     assert line["response"]["body"]["model"] == "llama"
 

@@ -3,12 +3,14 @@
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from celery import Celery
 
+from cli.serve import LOOK_SECONDS
 from tests.acceptance.conftest import Desk
 from tests.waiting import wait_until
 
@@ -16,12 +18,12 @@ from tests.waiting import wait_until
 class Service:
     """A running `batchmill serve` and a client of it."""
 
-    def __init__(self, desk: Desk, model: str) -> None:
+    def __init__(self, desk: Desk, model: str, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.desk = desk
-        self.process: subprocess.Popen[str] = desk.start("serve", "--model", model, "--port", str(port))
+        self.process: subprocess.Popen[str] = desk.start("serve", "--model", model, "--port", str(port), **environment)
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=70)
         wait_until(self._is_ready)
         desk.children(self.process)
@@ -47,6 +49,18 @@ def service(desk: Desk) -> Iterator[Service]:
     service = Service(desk, "noop")
     yield service
     service.close()
+
+
+def test_service_says_what_its_worker_runs(desk: Desk) -> None:
+    service = Service(desk, "noop", BATCHMILL_LOG_FORMAT="json")
+    try:
+        wait_until(lambda: "ready: " in (desk.folder / ".batchmill" / "worker.log").read_text())
+        time.sleep(2 * LOOK_SECONDS)
+        service.process.send_signal(signal.SIGTERM)
+        _, stderr = service.process.communicate(timeout=60)
+        assert "batchmill: model noop, 1024 rows, none on none\n" in stderr
+    finally:
+        service.close()
 
 
 def test_job_is_submitted_polled_and_found(service: Service) -> None:

@@ -18,6 +18,7 @@ from worker.engine.weights import Weights, count_parameters, from_state_dict
 
 # Raise it with any change that may alter a token or a logprob: it is part of every fingerprint.
 ENGINE_VERSION = "2"
+PACKED = "oneDNN packed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,14 @@ def _build_weights(
     def place(tensor: Tensor) -> Tensor:
         return tensor.to(device, dtype)
 
-    if device.type == "cpu" and packing_works(dtype):
-        return from_state_dict(spec, state, place=place, relay=relay), {"linear": "oneDNN packed"}
-    return from_state_dict(spec, state, place=place), {"linear": "plain"}
+    linear = name_linear(device, dtype)
+    if linear == PACKED:
+        return from_state_dict(spec, state, place=place, relay=relay), {"linear": linear}
+    return from_state_dict(spec, state, place=place), {"linear": linear}
+
+
+def name_linear(device: torch.device, dtype: torch.dtype) -> str:
+    """Name the layout that matrices have on a device, or why they keep their own."""
+    if device.type != "cpu":
+        return "plain"
+    return PACKED if packing_works(dtype) else "plain, since oneDNN's packed product is missing or wrong here"

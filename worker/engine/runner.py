@@ -16,6 +16,7 @@ from worker.engine.native import NativeError, Shape, load_kernel, load_ops
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.scoring import score_prompt
 from worker.engine.sequence import PromptScores
+from worker.engine.spec import Spec
 from worker.engine.transformer import forward
 
 # Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations.
@@ -36,7 +37,9 @@ class Runner:
 
     def __init__(self, model: Model, *, max_rows: int, budget_tokens: int, kernel_folder: Path | None = None) -> None:
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
-        self.attention, self.ops, self.fast_paths = choose_fast_paths(model, kernel_folder)
+        self.attention, self.ops, self.fast_paths = choose_fast_paths(
+            model.spec, model.device, model.dtype, kernel_folder
+        )
         self.cache = KVCache(
             model.spec,
             max_rows=max_rows,
@@ -103,14 +106,15 @@ class Runner:
         return torch.tensor(values, dtype=torch.int64).to(self._device)
 
 
-def choose_fast_paths(model: Model, kernel_folder: Path | None) -> tuple[Attention, Ops, dict[str, str]]:
-    """Take the fastest attention and operations there are for the model; name them, or why they are not compiled."""
-    spec = model.spec
-    if model.device.type != "cpu":
+def choose_fast_paths(
+    spec: Spec, device: torch.device, dtype: torch.dtype, kernel_folder: Path | None = None
+) -> tuple[Attention, Ops, dict[str, str]]:
+    """Take the fastest attention and operations there are for a model; name them, or why they are not compiled."""
+    if device.type != "cpu":
         return TorchAttention(spec.windows, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
     try:
-        shape = Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, model.dtype)
-        kernel, ops = load_kernel(shape, kernel_folder), load_ops(model.dtype, kernel_folder)
+        shape = Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, dtype)
+        kernel, ops = load_kernel(shape, kernel_folder), load_ops(dtype, kernel_folder)
     except NativeError as error:
         names = dict.fromkeys(("attention", "operations"), f"torch, since {error}")
         return TorchAttention(spec.windows, masked=False), TORCH_OPS, names

@@ -45,11 +45,16 @@ def load_library(source: str, macros: Mapping[str, int], folder: Path | None = N
         raise NativeError(f"{source} does not compile here: {_last_line(error)}") from error
 
 
+def default_folder() -> Path:
+    """Where compiled libraries are kept for the next start."""
+    return Path.home() / ".cache" / "batchmill"
+
+
 @contextmanager
 def _open_folder(folder: Path | None) -> Iterator[Path]:
     """Make a folder that only this user may write to; one for the time being where there is no such place at home."""
     try:
-        chosen = folder or Path.home() / ".cache" / "batchmill"
+        chosen = folder or default_folder()
         chosen.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = chosen.stat()
     except OSError:
