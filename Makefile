@@ -53,9 +53,11 @@ format: install ## write the format and the safe fixes
 	$(BIN)/ruff check --fix .
 
 # By module name: a script's own folder comes first on sys.path, and benchmarks/queue.py would hide Python's queue.
-bench: install ## queue and engine against their peers, in one run
+# --quick sees that all runs; the figures in the README are of the full form, which takes two hours:
+#   $(BIN)/python -m benchmarks.engine --json engine.json --chart docs/images/engine.png
+bench: install ## queue and engine beside their peers, the engine's work cut short
 	$(BIN)/python -m benchmarks.queue
-	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.engine --quick
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .batchmill .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist *.egg-info

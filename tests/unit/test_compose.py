@@ -13,6 +13,7 @@ import yaml
 
 from models.settings import Settings
 from tests.unit.compose_schema import COMPOSE
+from worker.engine.native.build import default_folder
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = re.compile(r"\$\{(\w+)(:-|:\?)?[^}]*\}")
@@ -153,6 +154,17 @@ def test_dockerfile_has_two_targets_and_api_has_no_tensors() -> None:
     for target in ("api", "worker"):
         assert "constraints.txt" in found[target]
         assert "USER batchmill" in found[target]
+
+
+def test_worker_can_compile_its_attention_and_keep_it() -> None:
+    """The image is mounted read-only: the folder must be a volume, which takes owner and mode from the image."""
+    folder = f"/home/batchmill/{default_folder().relative_to(Path.home())}"
+
+    assert re.search(r"apt-get install .*g\+\+", stages()["worker"])
+    assert re.search(rf"install -d -o batchmill -g batchmill -m 700 {folder}$", stages()["worker"], flags=re.MULTILINE)
+    assert "g++" not in stages()["api"]
+    for name in ("worker", "worker-gpu"):
+        assert any(entry.split(":")[1] == folder for entry in SERVICES[name]["volumes"] if "$" not in entry)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
