@@ -141,7 +141,7 @@ class _Run:
         worker = WorkerProcess(
             self._settings,
             self._folder / "worker.log",
-            on_ready=lambda line: self._console.print(line, highlight=False, markup=False),
+            on_ready=lambda line: self._console.print(line, highlight=False, markup=False, soft_wrap=True),
         )
         self._stack.callback(worker.stop)
         worker.start()

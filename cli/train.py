@@ -32,7 +32,9 @@ def train_model(output: Path, files: Sequence[Path], *, steps: int | None, seed:
             train_on_files(output, files, settings=settings, progress=report, fresh=fresh)
         else:
             train_demo(output, settings=settings, progress=report, fresh=fresh)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"cannot use {error.filename or output}: {error.strerror or error}") from error
+    except ValueError as error:
         raise ConfigurationError(str(error)) from error
     prompts = "prompts.jsonl" if files else "examples/prompts.jsonl"
-    console.print(f"saved {output}; try: batchmill run {prompts} -o results.jsonl --model {output}")
+    console.print(f"saved {output}; try: batchmill run {prompts} -o results.jsonl --model {output}", soft_wrap=True)
