@@ -95,8 +95,8 @@ class TorchAttention:
         """Give the attention of one pass over this cache. Raises ValueError where a prompt is cut in several passes."""
         num = tokens.num_tokens
         addresses = cache.addresses(tokens.slots, tokens.positions[:num])
-        is_decode = max(tokens.counts) == 1
-        if not is_decode and tokens.counts != tokens.ends:
+        is_decode = tokens.counts != tokens.ends  # a prompt of one token is a whole prompt, and in any slot
+        if is_decode and max(tokens.counts) > 1:
             raise ValueError("this attention takes prompts whole")
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

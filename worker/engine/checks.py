@@ -9,15 +9,17 @@ from worker.engine.types import RowError, SamplingParams
 MAX_STOP_TOKEN_IDS = 8  # a request's own, beside the model's
 MAX_LOGIT_BIASES = 1024  # as many as vLLM takes
 _LARGEST = 1e30  # scores and what is added to them stay finite in float32
+_MOST_TOKENS = 2**31 - 1
+_MOST_ANSWERS = 1024
 
-_INTEGERS: dict[str, tuple[int, int | None]] = {
-    "max_tokens": (0, None),
-    "top_k": (-1, None),
+_INTEGERS: dict[str, tuple[int, int]] = {
+    "max_tokens": (0, _MOST_TOKENS),
+    "top_k": (-1, _MOST_TOKENS),
     "seed": (-(2**63), 2**63 - 1),
-    "min_tokens": (0, None),
-    "truncate_prompt_tokens": (1, None),
-    "n": (1, None),
-    "best_of": (1, None),
+    "min_tokens": (0, _MOST_TOKENS),
+    "truncate_prompt_tokens": (1, _MOST_TOKENS),
+    "n": (1, _MOST_ANSWERS),
+    "best_of": (1, _MOST_ANSWERS),
     "top_logprobs": (0, MAX_TOP_LOGPROBS),
     "prompt_logprobs": (0, MAX_TOP_LOGPROBS),
 }
@@ -57,9 +59,8 @@ def _check_integers(params: SamplingParams) -> None:
         value = getattr(params, name)
         if value is None and name in _OPTIONAL:
             continue
-        if type(value) is not int or value < low or (high is not None and value > high):
-            limit = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise _invalid(f"{name} must be a whole number, {limit}")
+        if type(value) is not int or not low <= value <= high:
+            raise _invalid(f"{name} must be a whole number, from {low} to {high}")
 
 
 def _check_numbers(params: SamplingParams) -> None:

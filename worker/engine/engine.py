@@ -125,7 +125,7 @@ class Engine:
         sequence = self._preparer.prepare(request)
         if not sequence.params.use_beam_search:
             return fan_out(sequence, self._preparer.tokenizer)
-        check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.fits)
+        check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.may_fit)
         return form_beams(sequence)
 
     def add(self, group: Group) -> None:
@@ -241,7 +241,7 @@ class Engine:
         if admitted := self._scheduler.admit():
             self._stepper.begin(self._scheduler.live, len(admitted))
             self._retire()
-        if self._scheduler.live and not self._scheduler.cut_short:  # first fill the rows, then let them all decode
+        if self._scheduler.live and not self._scheduler.fills_up():
             self._stepper.decode(self._scheduler)
 
     def _retire(self) -> None:
@@ -251,6 +251,8 @@ class Engine:
         for row, sequence in enumerate(live):
             if done[row] and not sequence.cancelled:
                 self._finish(row, sequence)
+            elif done[row]:  # perhaps for scores that were no numbers: nobody else looks at a cancelled row
+                self._runner.cache.clear(row)
         gone = {row for row, sequence in enumerate(live) if done[row] or sequence.cancelled}
         for dst, src in self._scheduler.remove(gone):
             self._rows.move(dst, src)

@@ -32,7 +32,8 @@ class KVCache:
         key_block: int | None = None,
     ) -> None:
         self.max_rows = max_rows
-        self.budget_tokens = budget_tokens
+        self.budget_tokens = budget_tokens  # may be lowered for a time
+        self._full_budget_tokens = budget_tokens
         self.key_block = key_block
         self.num_slots = self.width = 0  # S and T
         self._num_kv_heads, self._head_dim = spec.num_kv_heads, spec.head_dim
@@ -57,6 +58,10 @@ class KVCache:
     def fits(self, num_rows: int, max_tokens: int) -> bool:
         """Say whether rows of at most max_tokens each stay within the budget. One row always does."""
         return num_rows <= 1 or num_rows * round_up(max_tokens, _GROWTH_TOKENS) <= self.budget_tokens
+
+    def may_fit(self, num_rows: int, max_tokens: int) -> bool:
+        """As `fits`, of the budget that the cache began with."""
+        return num_rows <= 1 or num_rows * round_up(max_tokens, _GROWTH_TOKENS) <= self._full_budget_tokens
 
     def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
         """Make room for num_rows rows of max_tokens positions, keeping the contents of the live ones.

@@ -76,7 +76,7 @@ class Penalties:
         if not asking and not bool(self.num_seen[:first].any()):
             # No live row asks: the lists are as wide as the longest text that ever did.
             self.seen_ids, self.counts = self.seen_ids[:, :0].clone(), self.counts[:, :0].clone()
-        self._reserve_seen(len(ids) + asking[row].max_new_tokens for row, ids in prompts.items())
+        self._reserve_seen(len(ids) + 1 for ids in prompts.values())
         self._reserve_biases(len(item.params.logit_bias) for item in sequences)
         self.num_seen[rows], self.seen_ids[rows], self.counts[rows], self.bias_ids[rows] = 0, -1, 0.0, -1
         for row, sequence in asking.items():
@@ -89,6 +89,12 @@ class Penalties:
             if pairs := sequence.params.logit_bias:
                 self.bias_ids[row, : len(pairs)] = torch.tensor([pair[0] for pair in pairs]).to(self.bias_ids.device)
                 self.biases[row, : len(pairs)] = torch.tensor([float(pair[1]) for pair in pairs]).to(self.biases.device)
+
+    def reserve(self, first: int, sequences: Items[Sequence]) -> None:
+        """Make room for one more token of rows [first, first + n)."""
+        self._reserve_seen(
+            len(item.prompt_token_ids) + item.num_generated + 1 for item in sequences if asks_penalties(item.params)
+        )
 
     def _reserve_seen(self, lengths: Iterable[int]) -> None:
         more = round_up(max(lengths, default=0), _STEP) - self.seen_ids.shape[1]

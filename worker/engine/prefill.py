@@ -54,8 +54,9 @@ class Prefill:
 
     def _compute(self, pending: Rows) -> dict[int, Tensor]:
         """Run the prompts of some rows -> hidden [C] of each one's last token."""
-        hidden = {row: self._score(row, sequence) for row, sequence in pending if _is_scored(sequence)}
-        pending = [(row, sequence) for row, sequence in pending if not _is_scored(sequence)]
+        scored = [(row, sequence) for row, sequence in pending if self._is_scored(sequence)]
+        hidden = {row: self._score(row, sequence) for row, sequence in scored}
+        pending = [item for item in pending if item not in scored]
         while pending:
             wave, pending = self._split(pending)
             spans = [self._span(row, sequence) for row, sequence in wave]
@@ -64,6 +65,12 @@ class Prefill:
             for row, sequence in wave:
                 self._keep(row, sequence)
         return hidden
+
+    def _is_scored(self, sequence: Sequence) -> bool:
+        """Whether to run a prompt in the way that scores it: for the first answer of a request, and for the others
+        where another way would have other bits."""
+        needed = sequence.answer == 0 or not self._runner.attention.exact_anywhere
+        return sequence.num_prompt_top is not None and needed
 
     def _score(self, row: int, sequence: Sequence) -> Tensor:
         """Run a whole prompt, which shares no beginning, and score its tokens -> hidden [C] of its last one."""
@@ -107,14 +114,9 @@ class Prefill:
             self._prefixes.put(sequence.owner, sequence.prompt_token_ids, hashes, self._runner.cache, row)
 
 
-def _is_scored(sequence: Sequence) -> bool:
-    """Whether the hidden states of the whole prompt are needed; once for all answers of a request."""
-    return sequence.num_prompt_top is not None and sequence.answer == 0
-
-
 def _sharable(sequence: Sequence) -> bool:
     """Whether a prompt lies in the cache from its first token on, and is long enough to be worth a look."""
     num_tokens = len(sequence.prompt_token_ids)
-    if _is_scored(sequence):
+    if sequence.num_prompt_top is not None and sequence.answer == 0:
         return False
     return num_tokens > BLOCK_TOKENS and num_tokens <= (sequence.context_length or num_tokens)

@@ -28,6 +28,8 @@ class Preparer:
         token_ids = self._encode(request)
         if not token_ids:
             raise RowError("empty_prompt", "the prompt holds no tokens")
+        if max(token_ids) >= self.vocab_size:  # tokenizers may know more tokens than the model
+            raise RowError("invalid_prompt", f"the prompt's text holds a token beyond the model's {self.vocab_size}")
         if params.truncate_prompt_tokens is not None:
             token_ids = token_ids[-params.truncate_prompt_tokens :]
         return Sequence(

@@ -93,15 +93,17 @@ class Rows:
         self.generated[rows] = 0
         self.done[rows] = False
         self.penalties.start(first, sequences)
-        self._grow(max(1, *(sequence.max_new_tokens for sequence in sequences)))
+        self.reserve(first, sequences)
 
     def _set(self, name: str, rows: slice, values: object) -> None:
         tensor: Tensor = getattr(self, name)
         tensor[rows] = torch.tensor(values, dtype=tensor.dtype).to(tensor.device)
 
-    def _grow(self, max_new_tokens: int) -> None:
-        """Widen the output buffers."""
-        more = round_up(max_new_tokens, _OUTPUT_STEP_TOKENS) - self.output_ids.shape[1]
+    def reserve(self, first: int, sequences: Items[Sequence]) -> None:
+        """Make room for one more token of rows [first, first + n): as they grow, not for all that they may become."""
+        self.penalties.reserve(first, sequences)
+        longest = max(sequence.num_generated for sequence in sequences) + 1
+        more = round_up(longest, _OUTPUT_STEP_TOKENS) - self.output_ids.shape[1]
         if more > 0:
             pad = torch.nn.functional.pad  # both or, where memory ends, neither
             self.output_ids, self.output_logprobs = (

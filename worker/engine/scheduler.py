@@ -12,6 +12,8 @@ ADMIT_TOKENS = 2048
 # matrix product. They never stand empty for more than this many steps.
 REFILL_SHARE = 16
 MAX_HELD_STEPS = 16
+# First the rows are filled, then they all decode; but rows wait no longer than this for others to be admitted.
+MAX_FILLING_STEPS = 8
 
 
 @dataclass(slots=True)
@@ -26,6 +28,7 @@ class Scheduler:
     num_held_steps: int = 0  # steps since which freed rows stand empty
     limit: int = 0  # rows that memory is known to hold, max_rows unless that was too many
     cut_short: bool = False  # whether the last admission stopped at its token limit: there is more to admit
+    num_filling_steps: int = 0  # steps since which no row was decoded
 
     def __post_init__(self) -> None:
         self.limit = self.limit or self.max_rows
@@ -71,6 +74,13 @@ class Scheduler:
         admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
         self.live += admitted
         return admitted
+
+    def fills_up(self) -> bool:
+        """Whether to leave out the decode of this step, since more can be admitted at once."""
+        self.num_filling_steps = self.num_filling_steps + 1 if self.cut_short else 0
+        if self.num_filling_steps > MAX_FILLING_STEPS:
+            self.num_filling_steps = 0
+        return self.num_filling_steps > 0
 
     def _holds_back(self) -> bool:
         """Whether to leave freed rows empty for this step, until more of them can be filled by one prefill."""

@@ -115,6 +115,7 @@ class Stepper:
 
     def _choose(self, first: int, sequences: Items[Sequence], hidden: Tensor) -> _Chosen:
         """Choose a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
+        self._rows.reserve(first, sequences)
         scores = logits(self._weights, self._spec, hidden, self._runner.ops)
         began = time.perf_counter()
         index = pad_rows(torch.arange(first, first + len(sequences), device=hidden.device))

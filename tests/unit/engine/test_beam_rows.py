@@ -100,7 +100,7 @@ def refusal(engine: Engine, **changes: object) -> str:
 def test_beams_that_cannot_be_in_rows_at_once_are_refused(folder: Path) -> None:
     engine = Engine.load(folder, rows=3)
     assert refusal(engine, best_of=4) == "invalid_value: best_of is 4 beams, but the engine has 3 rows"
-    engine._runner.cache.budget_tokens = 600
+    engine._runner.cache._full_budget_tokens = 600
     assert "3 beams of 13 tokens exceed the engine's cache" in refusal(engine)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.unit.engine.models import EOS, ragged_requests
+from tests.unit.engine.models import EOS, ragged_requests, tiny_llama, write_tiktoken
 from worker.engine import Engine, EngineError, Output, Request, SamplingParams, runner
 from worker.engine.attention import TorchAttention
 from worker.engine.ops import TORCH_OPS
@@ -249,3 +249,60 @@ def test_info_tells_what_may_change_a_token(engine: Engine, folder: Path) -> Non
 def test_plain_types_import_no_torch() -> None:
     code = "import sys, worker.engine, worker.engine.types; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("masked", [None, True, False])
+def test_a_prompt_of_one_token_sees_no_other_row(
+    folder: Path, masked: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if masked is not None:
+        torch_attention = TorchAttention((None, None), masked=masked)
+        monkeypatch.setattr(
+            runner, "choose_fast_paths", lambda *_: (torch_attention, TORCH_OPS, {"attention": "torch"})
+        )
+    engine = Engine.load(folder, rows=4)
+    (alone,) = engine.generate([Request("one", [77], params=GREEDY)])
+    engine.add(engine.prepare(Request("other", [5, 6, 7, 8, 9], params=GREEDY)))
+    engine.step()
+    engine.add(engine.prepare(Request("one", [77], params=GREEDY)))
+    outputs: list[Output] = []
+    while engine.has_work:
+        outputs += engine.step()
+    assert next(output for output in outputs if output.request_id == "one").token_ids == alone.token_ids
+
+
+def test_long_rows_go_on_while_short_ones_keep_coming(folder: Path) -> None:
+    engine = Engine.load(folder, rows=16, prefix_sharing=False)
+    long = engine.prepare(Request("long", [3, 4], params=replace(GREEDY, max_tokens=200, ignore_eos=True)))
+    engine.add(long)
+    engine.step()
+    short = replace(GREEDY, max_tokens=1)
+    for number in range(400):
+        engine.add(engine.prepare(Request(f"short{number}", [3 + number % 100] * 250, params=short)))
+    before = long.sequences[0].num_generated
+    for _ in range(30):
+        engine.step()
+    assert engine.num_waiting > 100
+    assert long.sequences[0].num_generated >= before + 3
+
+
+def test_many_tokens_asked_for_take_memory_only_as_they_come(folder: Path) -> None:
+    engine = Engine.load(folder, rows=16)
+    params = replace(GREEDY, max_tokens=2**31 - 1, context_overflow="crop", frequency_penalty=0.5)
+    engine.add(engine.prepare(Request("endless", [3, 4], params=params)))
+    for _ in range(3):
+        engine.step()
+    assert engine._rows.output_ids.shape == (16, 256)
+    assert engine._rows.penalties.seen_ids.shape[1] <= 256
+
+
+def test_text_beyond_the_models_vocabulary_fails_its_request(tmp_path: Path) -> None:
+    tiny_llama(tmp_path, vocab_size=120)
+    write_tiktoken(tmp_path)
+    engine = Engine.load(tmp_path, rows=2)
+    params = replace(GREEDY, max_tokens=2)
+    bad, good = engine.generate([Request("a", "\N{GRINNING FACE}", params=params), Request("b", "hi", params=params)])
+    assert bad.error is not None
+    assert (bad.error.code, "120" in bad.error.message) == ("invalid_prompt", True)
+    assert len(good.token_ids) <= 2
+    assert good.error is None

@@ -15,11 +15,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tests.unit.engine.models import EOS, VOCAB_SIZE, tiny_llama, write_tiktoken
-from worker.engine import Engine, Output, Request, RowError, SamplingParams
+from worker.engine import Engine, Output, Request, RowError, SamplingParams, runner
+from worker.engine.attention import TorchAttention
 from worker.engine.faults import is_allocation_failure
 from worker.engine.group import Group
 from worker.engine.kv_cache import KVCache
 from worker.engine.loader import load_model
+from worker.engine.ops import TORCH_OPS
 from worker.engine.prepare import Preparer
 from worker.engine.rows import Rows
 from worker.engine.tokenizer import TextStream, Tokenizer, load_tokenizer
@@ -521,3 +523,22 @@ def test_a_token_the_tokenizer_cannot_take_fails_its_row(
     assert "secret" not in failure.message
     assert outputs == alone
     assert engine.request_ids() == []
+
+
+def test_a_cancelled_row_leaves_no_nan_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Masked attention multiplies what lies beyond a row by 0, which NaN survives."""
+    masked = TorchAttention((None, None), masked=True)
+    monkeypatch.setattr(runner, "choose_fast_paths", lambda *_: (masked, TORCH_OPS, {"attention": "masked"}))
+    engine = Engine.load(folder, rows=1)
+    good = Request("good", [5, 6], params=GREEDY)
+    bad = Request("bad", [7, 8, 9, 10, 11, 12], params=GREEDY)
+    expected, other = engine.generate([good, bad])
+    first = other.token_ids[0]
+    assert first not in (*expected.token_ids, *bad.prompt)  # type: ignore[misc]
+    with torch.no_grad():
+        engine.weights.embedding[first] = torch.inf
+    engine.add(engine.prepare(bad))
+    engine.step()
+    assert bool(engine._rows.done[0])
+    assert engine.cancel("bad")
+    assert [output.token_ids for output in engine.generate([good])] == [expected.token_ids]

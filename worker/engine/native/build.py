@@ -57,7 +57,7 @@ def _open_folder(folder: Path | None) -> Iterator[Path]:
         chosen = folder or default_folder()
         chosen.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = chosen.stat()
-    except OSError:
+    except (OSError, RuntimeError):  # no home at all is a RuntimeError
         with tempfile.TemporaryDirectory(prefix="batchmill-") as scratch:
             yield Path(scratch)  # a library stays loaded when its file is gone
         return
