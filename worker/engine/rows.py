@@ -113,17 +113,8 @@ class Rows:
 
     def sampling(self, rows: slice | Tensor) -> SamplingState:
         """Take the settings of some rows, by range or by index [B]."""
-        return SamplingState(
-            temperature=self.temperature[rows],
-            top_k=self.top_k[rows],
-            top_p=self.top_p[rows],
-            min_p=self.min_p[rows],
-            seed=self.seed[rows],
-            generated=self.generated[rows],
-            min_tokens=self.min_tokens[rows],
-            stop_ids=self.stop_ids[rows],
-            penalties=self.penalties.take(rows),
-        )
+        every = SamplingState(**{field.name: getattr(self, field.name) for field in fields(SamplingState)})
+        return every.take(rows)
 
     def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
         """Append tokens [B] and logprobs [B] to rows, and mark those that ended: a stop token, the last allowed, or a

@@ -34,8 +34,8 @@ class SamplingState:
     stop_ids: Tensor  # [B, N] int64, -1 where unused
     penalties: Penalties | None = None  # None: no row asks for penalties or biases
 
-    def take(self, rows: slice) -> "SamplingState":
-        """The settings of some of the rows."""
+    def take(self, rows: slice | Tensor) -> "SamplingState":
+        """The settings of some of the rows, by range or by index."""
         return SamplingState(
             temperature=self.temperature[rows],
             top_k=self.top_k[rows],
