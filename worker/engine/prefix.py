@@ -21,6 +21,7 @@ _MAX_SEEN = 1 << 17  # block hashes remembered
 class Prefix:
     """The keys and values of a prompt's first tokens."""
 
+    name: int  # the hash of its last block
     owner: str
     token_ids: tuple[int, ...]
     keys: list[Tensor]
@@ -55,7 +56,7 @@ class PrefixStore:
             num_tokens = depth * BLOCK_TOKENS
             # The tokens are compared, not the hash trusted: another prompt's keys would be a wrong answer.
             if prefix and prefix.owner == owner and prefix.token_ids[:num_tokens] == tuple(token_ids[:num_tokens]):
-                self._by_use.move_to_end(hash_blocks(owner, (*prefix.token_ids, 0))[-1])
+                self._by_use.move_to_end(prefix.name)
                 return prefix, num_tokens
         return None
 
@@ -76,7 +77,7 @@ class PrefixStore:
             return
         while self.num_tokens + num_tokens > self._budget_tokens:
             self._evict()
-        prefix = Prefix(owner, tuple(token_ids[:num_tokens]), *cache.read(slot, num_tokens))
+        prefix = Prefix(hashes[-1], owner, tuple(token_ids[:num_tokens]), *cache.read(slot, num_tokens))
         self._by_use[hashes[-1]] = prefix
         self._stored |= dict.fromkeys(hashes, prefix)
         self.num_tokens += num_tokens
