@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 
 from models.database import Database
+from models.engines import WriteLock
 from models.store import Store
 from tests.waiting import wait_until
 
@@ -58,6 +59,13 @@ class Station:
         """Send one inline job as another service would."""
         kwargs = options.pop("kwargs", {"prompt": "hello", "max_tokens": 3})
         return self.app.send_task("generate", kwargs=kwargs, queue=queue, **options)
+
+    def freeze(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Stop a worker between two of its writes: one stopped inside a write holds SQLite's lock, and nobody else
+        could register or claim until it goes on."""
+        path = self.database.engine.url.database or ""
+        with WriteLock(path, START_SECONDS).held() if self.database.dialect == "sqlite" else nullcontext():
+            worker.send_signal(signal.SIGSTOP)
 
     def log(self) -> str:
         """What the workers wrote."""

@@ -68,7 +68,7 @@ def test_sleeping_workers_rows_go_to_another_and_its_late_results_are_refused(st
     sleeper = station.start_worker(model="demo", **SHORT_LEASE)
     ids = submit(station, 8, max_tokens=240)
     wait_for_flight(station, ids)
-    sleeper.send_signal(signal.SIGSTOP)
+    station.freeze(sleeper)
     station.start_worker(model="demo", **SHORT_LEASE)
     wait_until(lambda: count(station, ids) == {Status.COMPLETED: 8}, 60)
     sleeper.send_signal(signal.SIGCONT)
