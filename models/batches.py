@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, case, insert, select, update
 
 from models.columns import from_now, now
+from models.ids import uuid7
 from models.packing import clean_optional, dump_json
 from models.records import BatchRecord, NewBatch
 from models.rows import Moved, batch_record
@@ -44,6 +45,10 @@ def create(connection: Connection, batch: NewBatch) -> None:
             errors="[]",
             created_at=now(),
             expires_at=None if window is None else from_now(window),
+            output_file_id=uuid7(),
+            error_file_id=uuid7(),
+            output_expires_after_seconds=batch.output_expires_after_seconds,
+            input_read=False,
             **_ZEROS,
         )
     )
@@ -112,14 +117,15 @@ def _add(connection: Connection, batch_id: UUID, increments: Mapping[str, int]) 
 
 
 def settle(connection: Connection, batch_id: UUID) -> None:
-    """Give a batch without unfinished rows its final status. One whose input is still being read stays as it is."""
+    """Give a batch without unfinished rows its final status. One whose input is still being read stays as it is, unless
+    it was cancelled and takes no more lines."""
     has_window = batches.c.expires_at.is_not(None)
     is_late = (batches.c.num_expired > 0) & has_window & (batches.c.expires_at <= now())
     is_cancelled = batches.c.status == BatchStatus.CANCELLING
     connection.execute(
         update(batches)
         .where(batches.c.id == batch_id, batches.c.num_total == NUM_FINISHED)
-        .where(batches.c.status.in_((BatchStatus.IN_PROGRESS, BatchStatus.CANCELLING)))
+        .where(is_cancelled | (batches.c.status == BatchStatus.IN_PROGRESS) & batches.c.input_read)
         .values(
             status=case(
                 (is_cancelled, BatchStatus.CANCELLED),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from models import batches as batch_rows
 from models import dialects
@@ -17,6 +17,7 @@ from models.status import BatchStatus
 from models.tables import batches, jobs
 
 DUPLICATE = "duplicate_custom_id"
+OPEN = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)  # statuses in which lines are taken until the input is read
 
 
 def append(connection: Connection, batch_id: UUID, new: Sequence[NewJob], *, num_lines: int, num_bytes: int) -> None:
@@ -44,8 +45,13 @@ def end(connection: Connection, batch_id: UUID) -> None:
     """The input is read to its end: from now on the last row completes the batch."""
     connection.execute(
         update(batches)
-        .where(batches.c.id == batch_id, batches.c.status == BatchStatus.VALIDATING)
-        .values(status=BatchStatus.IN_PROGRESS, in_progress_at=now())
+        .where(batches.c.id == batch_id, batches.c.status.in_(OPEN))
+        .values(
+            status=BatchStatus.IN_PROGRESS,
+            in_progress_at=func.coalesce(batches.c.in_progress_at, now()),
+            input_read=True,
+            intake_owner=None,
+        )
     )
     batch_rows.settle(connection, batch_id)
 
@@ -54,7 +60,7 @@ def fail(connection: Connection, batch_id: UUID, errors: Sequence[Mapping[str, A
     """The input as a whole is bad. Returns whether the batch was still being read."""
     failed = connection.execute(
         update(batches)
-        .where(batches.c.id == batch_id, batches.c.status == BatchStatus.VALIDATING)
+        .where(batches.c.id == batch_id, batches.c.status.in_(OPEN), ~batches.c.input_read)
         .values(status=BatchStatus.FAILED, failed_at=now(), errors=dump_json([*errors]))
     )
     return failed.rowcount == 1
@@ -64,7 +70,7 @@ def _lock_open(connection: Connection, batch_id: UUID) -> BatchRecord:
     batch = batch_rows.lock(connection, batch_id)
     if batch is None:
         raise NotFound
-    if batch.status is not BatchStatus.VALIDATING:
+    if batch.status not in OPEN or batch.input_read:
         raise BatchClosed
     return batch
 

@@ -20,14 +20,15 @@ _INSERT_JOBS = text("""
     WITH new AS MATERIALIZED (
         SELECT * FROM json_to_recordset(CAST(:jobs AS json)) AS new (
             id uuid, seq bigint, tenant text, batch_id uuid, line integer, custom_id text, endpoint text, model text,
-            priority smallint, deadline timestamptz, error_code text, error_message text, body text)
+            priority smallint, deadline timestamptz, error_code text, error_message text,
+            max_attempts smallint, body text)
     ),
     stored AS (
         INSERT INTO jobs (id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
-                          error_code, error_message, status, finished_at, created_at,
+                          error_code, error_message, max_attempts, status, finished_at, created_at,
                           attempt, suspicion, solo_crashes, cancel_requested)
         SELECT id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
-               error_code, error_message, CASE WHEN error_code IS NULL THEN 'queued' ELSE 'failed' END,
+               error_code, error_message, max_attempts, CASE WHEN error_code IS NULL THEN 'queued' ELSE 'failed' END,
                CASE WHEN error_code IS NOT NULL THEN now() END, now(), 0, 0, 0, false
         FROM new
         ON CONFLICT DO NOTHING

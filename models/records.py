@@ -36,6 +36,7 @@ class NewJob:
     line: int | None = None
     deadline: datetime | None = None
     error: JobError | None = None
+    max_attempts: int | None = None  # None: the worker's setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class JobRecord:
     published_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    owner: UUID | None = None
+    max_attempts: int | None = None
     payload: str = "{}"
     completions: tuple[CompletionRecord, ...] = ()
 
@@ -113,6 +116,7 @@ class NewBatch:
     completion_window_seconds: int | None = None
     priority: int = DEFAULT_PRIORITY
     metadata: Mapping[str, str] = field(default_factory=dict)
+    output_expires_after_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +152,51 @@ class BatchRecord:
     expired_at: datetime | None
     cancelling_at: datetime | None
     cancelled_at: datetime | None
+    output_file_id: UUID | None  # None: made before there were such files
+    error_file_id: UUID | None
+    output_expires_after_seconds: int | None
+    num_requests: int | None  # what validation counted
+    input_read: bool  # every line is a row
+    intake_owner: UUID | None  # the worker that reads the input
 
     @property
     def num_unfinished(self) -> int:
         """Rows that are still queued or in progress."""
         done = self.num_completed + self.num_failed + self.num_cancelled + self.num_expired
         return self.num_total - done
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file: bytes that were uploaded, or (with `batch_id`) a stream over a batch's rows.
+
+    `bytes` is None for a stream that nobody has measured yet.
+    """
+
+    id: UUID
+    tenant: str
+    purpose: str
+    filename: str
+    bytes: int | None
+    status: str
+    status_details: str | None
+    created_at: datetime
+    expires_at: datetime | None
+    batch_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An API key as stored: the key itself is not."""
+
+    id: str
+    tenant: str
+    digest: bytes
+    is_admin: bool
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ def job_values(job: NewJob) -> dict[str, Any]:
         "model": clean_text(job.model),
         "priority": job.priority,
         "deadline": job.deadline,
+        "max_attempts": job.max_attempts,
         **error_values(job.error),
     }
 
@@ -139,6 +140,8 @@ def job_record(row: Row[Any], completions: Iterable[CompletionRecord]) -> JobRec
         published_at=row.published_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        owner=row.owner,
+        max_attempts=row.max_attempts,
         payload=row.body,
         completions=tuple(completions),
     )

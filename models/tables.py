@@ -41,11 +41,12 @@ files = Table(
     Column("tenant", Text, nullable=False),
     Column("purpose", Text, nullable=False),
     Column("filename", Text, nullable=False),
-    Column("bytes", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),  # -1: a stream over rows that nobody measured yet
     Column("status", Text, nullable=False),
     Column("status_details", Text),
     Column("created_at", Timestamp, nullable=False),
     Column("expires_at", Timestamp),
+    Column("batch_id", Uuid),  # of a batch's output or error file, which is a stream over its rows; else bytes are kept
     CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
     Index("files_listed", "tenant", "created_at", "id"),
 )
@@ -82,6 +83,13 @@ batches = Table(
     Column("expired_at", Timestamp),
     Column("cancelling_at", Timestamp),
     Column("cancelled_at", Timestamp),
+    # Ids of the files that the rows can be read as, given out once they are whole; made with the batch.
+    Column("output_file_id", Uuid),
+    Column("error_file_id", Uuid),
+    Column("output_expires_after_seconds", Integer),
+    Column("num_requests", BigInteger),  # what validation counted; null until then
+    Column("input_read", Boolean),  # every line is a row; only then may the last row complete the batch
+    Column("intake_owner", Uuid),  # the worker that reads the input, while its lease lasts
     CheckConstraint(
         "status IN ('validating', 'in_progress', 'finalizing', 'completed', 'failed', 'cancelling', 'cancelled',"
         " 'expired')",
@@ -100,6 +108,8 @@ batches = Table(
     ),
     Index("batches_listed", "tenant", "created_at", "id"),
     Index("batches_fingerprint", "tenant", "fingerprint", "created_at"),
+    Index("batches_output_file", "output_file_id"),
+    Index("batches_error_file", "error_file_id"),
     postgresql_with=FEW_BUSY_ROWS,
 )
 
@@ -128,6 +138,7 @@ jobs = Table(
     Column("custom_id", Text),
     Column("error_code", Text),
     Column("error_message", Text),
+    Column("max_attempts", SmallInteger),  # null: the worker's setting
     CheckConstraint(
         "status IN ('queued', 'in_progress', 'completed', 'failed', 'cancelled', 'expired')", name="status"
     ),
@@ -181,6 +192,9 @@ Index(
 )
 _IN_BATCH = jobs.c.batch_id.is_not(None)
 Index("jobs_line", jobs.c.batch_id, jobs.c.line, unique=True, postgresql_where=_IN_BATCH, sqlite_where=_IN_BATCH)
+# Few rows fail: what went wrong with a batch is found without reading all of it.
+_FAILED = _IN_BATCH & (jobs.c.status == "failed")
+Index("jobs_failed", jobs.c.batch_id, jobs.c.line, postgresql_where=_FAILED, sqlite_where=_FAILED)
 # Rows of a batch are listed through their batch.
 _ALONE = jobs.c.batch_id.is_(None)
 Index(
@@ -190,6 +204,19 @@ Index(
     jobs.c.id,
     postgresql_where=_ALONE,
     sqlite_where=_ALONE,
+)
+
+# The metadata of jobs outside batches, for finding them by it; what is shown is in the payload.
+job_metadata = Table(
+    "job_metadata",
+    metadata,
+    Column("job_id", Uuid, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("value", Text, nullable=False),
+    Column("created_at", Timestamp, nullable=False),  # the job's
+    PrimaryKeyConstraint("job_id", "key"),
+    Index("job_metadata_found", "tenant", "key", "value", "created_at", "job_id"),
 )
 
 payloads = Table(
@@ -252,4 +279,18 @@ idempotency = Table(
     Column("created_at", Timestamp, nullable=False),
     PrimaryKeyConstraint("tenant", "key"),
     CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="names_one_thing"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),  # the part of the key that is shown
+    Column("tenant", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of the whole key
+    Column("is_admin", Boolean, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    Column("last_used_at", Timestamp),
+    Column("expires_at", Timestamp),
+    Column("revoked_at", Timestamp),
+    Index("api_keys_listed", "tenant", "created_at"),
 )

@@ -87,7 +87,7 @@ def take_from_crashed(connection: Connection, owner: UUID, *, max_attempts: int)
 
 
 def _exhausted(max_attempts: int) -> tuple[ColumnElement[bool], str]:
-    return jobs.c.attempt >= max_attempts, "attempts_exhausted"
+    return jobs.c.attempt >= func.coalesce(jobs.c.max_attempts, max_attempts), "attempts_exhausted"
 
 
 def _give_back(

@@ -55,9 +55,23 @@ def schema(database: Database) -> set[tuple[str, str, str]]:
 
 
 def _one_spelling(definition: str) -> str:
-    """SQLite keeps the statement's own text: blanks and the order of constraints are its writer's."""
+    """SQLite keeps the statement's own text: blanks and the order of its parts are its writers'. A column that was
+    added later stands behind the constraints."""
     body = re.sub(r"\s+", " ", definition).replace("( ", "(").replace(" )", ")")
-    return " ".join(sorted(re.split(r", (?=CONSTRAINT)", body.removesuffix(")"))))
+    head, _, inner = body.partition("(")
+    return f"{head}({', '.join(sorted(_parts(inner.removesuffix(')'))))})"
+
+
+def _parts(text: str) -> list[str]:
+    """Cut at the commas outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
 
 
 def test_upgrading_an_empty_database_gives_what_the_code_declares(empty: Database) -> None:
