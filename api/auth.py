@@ -1,12 +1,15 @@
 """Who may call. Until keys exist: everyone on this machine, nobody else unless the operator says so."""
 
 import ipaddress
+from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.types import Scope
 
 from api.errors import Unauthorized
 from models.errors import ConfigurationError
+from models.records import DEFAULT_TENANT
 from models.settings import Settings
 
 NO_KEYS_YET = "BATCHMILL_AUTH=keys is not available yet; use auto (this machine only) or open (no keys at all)"
@@ -31,6 +34,23 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a request acts: every row it reads or writes is the tenant's."""
+
+    tenant: str
+    is_admin: bool
+
+
+def caller(request: Request) -> Caller:
+    """Who calls. Raises Unauthorized."""
+    local_only(request)
+    return Caller(DEFAULT_TENANT, is_admin=True)
+
+
+CallerDep = Annotated[Caller, Depends(caller)]
 
 
 def local_only(request: Request) -> None:

@@ -14,12 +14,13 @@ from models.errors import NotFound
 PREFIXES = {
     "/v1/completions": "cmpl-",
     "/v1/chat/completions": "chatcmpl-",
+    "/v1/responses": "resp_",
     "batch_req": "batch_req_",
     "batch": "batch_",
     "file": "file-",
 }
 _HEX = r"([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
-_JOB_ID = re.compile(r"(?:cmpl-|chatcmpl-|batch_req_)?" + _HEX, re.IGNORECASE)
+_JOB_ID = re.compile(r"(?:cmpl-|chatcmpl-|resp_|batch_req_)?" + _HEX, re.IGNORECASE)
 _BATCH_ID = re.compile(r"(?:batch_)?" + _HEX, re.IGNORECASE)
 _FILE_ID = re.compile(r"(?:file-)?" + _HEX, re.IGNORECASE)
 MAX_ID_CHARS = 64  # longer text is no id of ours and is not looked at

@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     auth: Literal["auto", "open", "keys"] = "auto"
     sync_timeout_seconds: Annotated[float, Field(ge=0)] = 300.0
     max_line_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    blob_url: str | None = None
+    max_file_bytes: Annotated[int, Field(ge=1024)] = 200_000_000
+    max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
+    model_aliases: dict[str, str] = {}
+    strict: bool = True
     log_format: Literal["console", "json"] = "console"
 
     @property
@@ -58,6 +63,11 @@ class Settings(BaseSettings):
             return self.redis_url.get_secret_value()
         noted = self.state_dir / REDIS_URL_FILE
         return noted.read_text().strip() if noted.is_file() else DEFAULT_REDIS_URL
+
+    @property
+    def blobs(self) -> str:
+        """BLOB_URL, any fsspec understands (s3://bucket/folder), or a folder of the state directory."""
+        return self.blob_url if self.blob_url is not None else str(self.state_dir.resolve() / "files")
 
     @property
     def model_name(self) -> str:

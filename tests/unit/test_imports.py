@@ -22,7 +22,9 @@ TENSORS = {"huggingface_hub", "jinja2", "numpy", "safetensors", "tiktoken", "tok
 # The longest name that is a prefix of a module rules it. Beside these every module may import the standard library.
 MAY_IMPORT: dict[str, set[str]] = {
     "models": {"models"} | SQL | DATA,
-    "api": {"models", "api", "fastapi", "starlette", "uvicorn"} | DATA,
+    "models.blobs": {"models", "fsspec"},
+    "api": {"models", "api", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"} | DATA,
+    "api.feed": {"models", "api", "redis"},
     "api.broker": {"models"} | CELERY,
     "api.rendering": {"models"} | DATA,  # the command line renders with it: no FastAPI
     "worker": {"models", "worker"} | CELERY | DATA,

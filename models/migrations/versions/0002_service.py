@@ -12,7 +12,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-BATCHES = {
+BATCHES: dict[str, Any] = {
     "output_file_id": sa.Uuid(),
     "error_file_id": sa.Uuid(),
     "output_expires_after_seconds": sa.Integer(),
