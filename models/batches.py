@@ -48,6 +48,8 @@ def create(connection: Connection, batch: NewBatch) -> None:
             output_file_id=uuid7(),
             error_file_id=uuid7(),
             output_expires_after_seconds=batch.output_expires_after_seconds,
+            completion_window=batch.completion_window,
+            max_attempts=batch.max_attempts,
             input_read=False,
             **_ZEROS,
         )

@@ -24,7 +24,8 @@ def append(connection: Connection, batch_id: UUID, new: Sequence[NewJob], *, num
     """Store a chunk of lines and how far the input is read with it; lines stored before are left as they are."""
     batch = _lock_open(connection, batch_id)
     fresh = _without_stored(connection, batch_id, new)
-    rows = [replace(job, batch_id=batch_id, deadline=job.deadline or batch.expires_at) for job in fresh]
+    common: dict[str, Any] = {"batch_id": batch_id, "max_attempts": batch.max_attempts}
+    rows = [replace(job, deadline=job.deadline or batch.expires_at, **common) for job in fresh]
     insert_jobs = dialects.of(connection).insert_jobs
     moved = insert_jobs(connection, rows)
     stored = {row.id for row in moved}

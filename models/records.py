@@ -117,6 +117,8 @@ class NewBatch:
     priority: int = DEFAULT_PRIORITY
     metadata: Mapping[str, str] = field(default_factory=dict)
     output_expires_after_seconds: int | None = None
+    completion_window: str | None = None  # the window as its submitter wrote it
+    max_attempts: int | None = None  # of each row; None: the worker's setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,8 @@ class BatchRecord:
     num_requests: int | None  # what validation counted
     input_read: bool  # every line is a row
     intake_owner: UUID | None  # the worker that reads the input
+    completion_window: str | None  # as its submitter wrote it
+    max_attempts: int | None  # of each row; None: the worker's setting
 
     @property
     def num_unfinished(self) -> int:

@@ -90,6 +90,8 @@ batches = Table(
     Column("num_requests", BigInteger),  # what validation counted; null until then
     Column("input_read", Boolean),  # every line is a row; only then may the last row complete the batch
     Column("intake_owner", Uuid),  # the worker that reads the input, while its lease lasts
+    Column("completion_window", Text),  # as it was written: 24h and 1d are as long
+    Column("max_attempts", SmallInteger),  # of each of its rows; null: the worker's setting
     CheckConstraint(
         "status IN ('validating', 'in_progress', 'finalizing', 'completed', 'failed', 'cancelling', 'cancelled',"
         " 'expired')",

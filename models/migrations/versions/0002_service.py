@@ -19,6 +19,8 @@ BATCHES: dict[str, Any] = {
     "num_requests": sa.BigInteger(),
     "input_read": sa.Boolean(),
     "intake_owner": sa.Uuid(),
+    "completion_window": sa.Text(),
+    "max_attempts": sa.SmallInteger(),
 }
 
 
