@@ -77,7 +77,7 @@ class DecodePool(BasePool):
             return None
         mill = self._running()
         delivery = (
-            inline_delivery(task_id, request["args"], request["kwargs"], model=mill.model)
+            inline_delivery(task_id, request["args"], request["kwargs"], model=mill.model, linked=request["linked"])
             if name == GENERATE
             else listed_delivery(request["args"], request["delivery_info"])
         )

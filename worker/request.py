@@ -7,8 +7,16 @@ from celery.worker.request import Request
 HIDDEN = "-"
 
 
+LINKS = ("callbacks", "chain", "errbacks")  # Celery's names for what is to follow a task, beside a chord's body
+
+
 class QuietRequest(Request):
     """What a sender put into the message's headers for display is not displayed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 (Celery's)
+        super().__init__(*args, **kwargs)
+        embedded = self._payload[2] or {}
+        self.request_dict["linked"] = any(embedded.get(name) for name in LINKS)
 
     @property
     def argsrepr(self) -> str:

@@ -23,6 +23,8 @@ from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine.types import Output, Request, SamplingParams, TokenLogprobs
 
+NO_LINKS = "link, chain and on_error are not followed: send the generations as the header of a chord, or poll them"
+
 # What a request's body and the engine spell alike and hold in the same type.
 _SAME = (
     "max_tokens",
@@ -98,13 +100,21 @@ def failed(job: ClaimedJob, code: str, message: str) -> Outcome:
     return Outcome(job.id, job.attempt, Status.FAILED, error=JobError(code, message))
 
 
-def inline_delivery(task_id: str, args: Sequence[object], kwargs: Mapping[str, object], *, model: str) -> Delivery:
-    """A `generate` message. Its sender cannot be refused any more, so a bad one is stored as a failed job."""
+def inline_delivery(
+    task_id: str, args: Sequence[object], kwargs: Mapping[str, object], *, model: str, linked: bool = False
+) -> Delivery:
+    """A `generate` message. Its sender cannot be refused any more, so a bad one is stored as a failed job.
+
+    `linked`: it asks for other tasks to be sent after it. A crash between the commit and the sending would lose them
+    without a trace, so that is refused; a chord asks for the results by itself, until they are there.
+    """
     job_id = job_id_of_task(task_id)
     body = dict(kwargs) | ({"prompt": args[0]} if args else {})
     endpoint = ENDPOINTS[1 if "messages" in body else 0]
     job = NewJob(job_id, model, endpoint, {})
     try:
+        if linked:
+            raise RequestError("unsupported_parameter", NO_LINKS, param="link")
         request = parse_request(endpoint, body)
         if request.model not in (None, model):
             raise RequestError("model_not_found", "the task names another model than this queue's", param="model")
