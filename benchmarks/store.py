@@ -17,6 +17,7 @@ from uuid import UUID
 
 from benchmarks.services import postgresql_url
 from models import migrations
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.ids import uuid7
@@ -67,17 +68,17 @@ def one_by_one(store: Store, number: int) -> None:
         store.submit([job])
 
 
-def append_batch(store: Store, number: int) -> list[UUID]:
+def append_batch(batches: BatchStore, number: int) -> list[UUID]:
     """Store a batch of jobs as intake does, in chunks of 1,000 lines."""
     batch = NewBatch(uuid7(), "/v1/completions", MODEL)
-    store.create_batch(batch)
+    batches.create(batch)
     rows = [
         NewJob(uuid7(), MODEL, "/v1/completions", BODY, custom_id=f"request-{line}", batch_id=batch.id, line=line)
         for line in range(number)
     ]
     for chunk in chunks(rows, 1000):
-        store.append_jobs(batch.id, chunk, num_lines=(chunk[-1].line or 0) + 1, num_bytes=0)
-    store.end_intake(batch.id)
+        batches.append(batch.id, chunk, num_lines=(chunk[-1].line or 0) + 1, num_bytes=0)
+    batches.end_intake(batch.id)
     return [row.id for row in rows]
 
 
@@ -115,7 +116,7 @@ def measure(url: str, number: int) -> dict[str, float]:
     rates["submit, one call"] = number / timed(lambda: store.submit(jobs))
     ids = [job.id for job in jobs]
     rates["submit, one by one"] = 500 / timed(lambda: one_by_one(store, 500))
-    rates["append to a batch"] = number / timed(lambda: ids.extend(append_batch(store, number)))
+    rates["append to a batch"] = number / timed(lambda: ids.extend(append_batch(BatchStore(database), number)))
     rates["take_unpublished(256)"] = number / timed(
         lambda: [store.take_unpublished(256, model=MODEL) for _ in range(number // 256)]
     )

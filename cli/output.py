@@ -13,9 +13,9 @@ from uuid import UUID
 import orjson
 
 from api.rendering import error_line, output_line
+from models.batch_store import BatchStore
 from models.records import JobRecord
 from models.status import FINAL, Status
-from models.store import Store
 
 STDOUT = "-"
 PAGE = 500  # rows read at a time; memory stays flat however many there are
@@ -24,9 +24,9 @@ PAGE = 500  # rows read at a time; memory stays flat however many there are
 class ResultFiles:
     """The two files of a run, under a temporary name until they are whole. `-` writes to stdout as rows come."""
 
-    def __init__(self, store: Store, batch_id: UUID, *, output: str, errors: Path, wants_errors: bool) -> None:
+    def __init__(self, batches: BatchStore, batch_id: UUID, *, output: str, errors: Path, wants_errors: bool) -> None:
         """Open the files. `wants_errors`: leave an errors file even when it is empty. Raises OSError."""
-        self._store, self._batch_id = store, batch_id
+        self._batches, self._batch_id = batches, batch_id
         self._last_line = -1
         self._output_path = None if output == STDOUT else Path(output)
         self._errors_path, self._wants_errors = errors, wants_errors
@@ -39,7 +39,7 @@ class ResultFiles:
     def advance(self) -> None:
         """Write every row that is final and has only final rows before it."""
         while True:
-            jobs = self._store.batch_results(self._batch_id, after_line=self._last_line, limit=PAGE)
+            jobs = self._batches.results(self._batch_id, after_line=self._last_line, limit=PAGE)
             for job in jobs:
                 if job.status not in FINAL:
                     self._output.flush()

@@ -24,6 +24,7 @@ from cli.output import ResultFiles, default_errors_path
 from cli.progress import RunProgress, done, summary
 from cli.signals import interrupts
 from cli.source import Source, fingerprint, open_source
+from models.batch_store import BatchStore
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
@@ -100,26 +101,26 @@ class _Run:
         began = time.monotonic()
         database = open_upgraded(self._settings.database)
         self._stack.callback(database.dispose)
-        store = Store(database)
-        first = self._find_or_create(store)
+        store, batches = Store(database), BatchStore(database)
+        first = self._find_or_create(batches)
         files = ResultFiles(
-            store,
+            batches,
             first.id,
             output=self._options.output,
             errors=self._options.errors or default_errors_path(self._options.input, self._options.output),
             wants_errors=self._options.errors is not None,
         )
-        occupancy = None if first.status in FINAL_BATCH else self._generate(store, first, files)
+        occupancy = None if first.status in FINAL_BATCH else self._generate(store, batches, first, files)
         files.advance()
         files.finish()
-        batch = _read(store, first)
+        batch = _read(batches, first)
         if not batch.num_total:
             self._console.print(f"{self._options.input} holds no prompts", highlight=False)
         self._console.print(summary(batch, first=first, seconds=time.monotonic() - began, occupancy=occupancy))
         return EXIT_COMPLETED if batch.num_completed == batch.num_total else EXIT_ROWS_FAILED
 
-    def _find_or_create(self, store: Store) -> BatchRecord:
-        found = None if self._options.fresh else store.find_batch(self._fingerprint)
+    def _find_or_create(self, batches: BatchStore) -> BatchRecord:
+        found = None if self._options.fresh else batches.find(self._fingerprint)
         if found is not None:
             self._console.print(
                 f"going on with an earlier run: {done(found)} of {found.num_total} rows done (--fresh starts over)",
@@ -129,10 +130,10 @@ class _Run:
         batch = NewBatch(
             id=uuid7(), endpoint=ENDPOINTS[0], model=self._settings.model_name, fingerprint=self._fingerprint
         )
-        store.create_batch(batch)
-        return _read(store, batch)
+        batches.create(batch)
+        return _read(batches, batch)
 
-    def _generate(self, store: Store, batch: BatchRecord, files: ResultFiles) -> float | None:
+    def _generate(self, store: Store, batches: BatchStore, batch: BatchRecord, files: ResultFiles) -> float | None:
         """Start Redis and a worker, feed it, watch; returns the batch occupancy, if the worker could be asked."""
         if self._settings.redis_url is None:
             url = self._stack.enter_context(embedded_redis(self._folder / "redis", keep=False))
@@ -150,12 +151,12 @@ class _Run:
         self._stack.callback(self._stopping.set)
         intake.start()
         with RunProgress(self._console) as progress:
-            self._watch(store, batch, files, worker, progress, intake)
+            self._watch(batches, batch, files, worker, progress, intake)
         return self._occupancy()
 
     def _watch(
         self,
-        store: Store,
+        batches: BatchStore,
         batch: BatchRecord,
         files: ResultFiles,
         worker: WorkerProcess,
@@ -165,7 +166,7 @@ class _Run:
         before = batch
         while batch.status not in FINAL_BATCH:
             time.sleep(TICK_SECONDS)
-            before, batch = batch, _read(store, batch)
+            before, batch = batch, _read(batches, batch)
             progress.update(batch, intake_done=not intake.is_alive())
             worker.look_after(progressed=done(batch) > done(before))
             files.advance()
@@ -195,7 +196,7 @@ class _Run:
         try:
             if batch.status == "validating":
                 take_in(
-                    store,
+                    BatchStore(database),
                     batch,
                     self._source.path,
                     model=self._settings.model_name,
@@ -238,8 +239,8 @@ def _names(settings: Settings) -> frozenset[str]:
     return frozenset({settings.model, settings.model_name} | ({DEMO} if settings.model == DEMO else set()))
 
 
-def _read(store: Store, batch: BatchRecord | NewBatch) -> BatchRecord:
-    found = store.batch(batch.id)
+def _read(batches: BatchStore, batch: BatchRecord | NewBatch) -> BatchRecord:
+    found = batches.get(batch.id)
     if found is None:
         raise ConfigurationError("the run's rows are gone from the database; start over with --fresh")
     return found

@@ -25,9 +25,13 @@ def by_ids(connection: Connection, ids: Sequence[UUID], tenant: str | None) -> l
     return [found[id] for id in ids if id in found]
 
 
-def of_batch(connection: Connection, batch_id: UUID, *, after_line: int, limit: int) -> list[JobRecord]:
+def of_batch(
+    connection: Connection, batch_id: UUID, *, after_line: int, limit: int, status: Status | None = None
+) -> list[JobRecord]:
     """Read rows of a batch in the order of its lines, by keyset: a page costs the same wherever it is."""
     rows = select(jobs).where(jobs.c.batch_id == batch_id, jobs.c.line > after_line)
+    if status is not None:
+        rows = rows.where(jobs.c.status == constant(status))
     page = rows.order_by(jobs.c.line).limit(limit).subquery()  # cut first, so that only a page of bodies is read
     query = select(page, payloads.c.body).join(payloads, payloads.c.job_id == page.c.id)
     return _records(connection, query.order_by(page.c.line))

@@ -1,19 +1,18 @@
-"""The store: what producers and readers do with jobs and batches, each method one transaction.
+"""The store: what producers and readers do with jobs, each method one transaction. Batches: batch_store.py.
 
 Raises DatabaseUnavailable, DatabaseBusy, Overloaded or StorageFull where retrying helps. Repeating any method after
 one of these is harmless.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, cancelling, dialects, hints, intake, reads, transitions
+from models import batches, dialects, hints, reads, transitions
 from models.database import Database
 from models.idempotency import replayed_or_kept
-from models.records import DEFAULT_TENANT, BatchRecord, Hint, JobRecord, NewBatch, NewJob, WorkerRecord
+from models.records import Hint, JobRecord, NewJob, WorkerRecord
 from models.status import Status
 from models.tables import jobs
 
@@ -21,14 +20,14 @@ INSERT_CHUNK = 5000  # rows a statement: bounds memory and keeps each statement 
 
 
 class Store:
-    """Jobs, payloads, completions and batches. `tenant=None` reads any tenant's rows."""
+    """Jobs, payloads and completions. `tenant=None` reads any tenant's rows."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
 
     def submit(self, new: Sequence[NewJob]) -> None:
         """Store jobs, all or none; committed when this returns. An id that is stored already is left as it is."""
-        assert all(job.batch_id is None for job in new), "rows of a batch come by append_jobs, which counts them"
+        assert all(job.batch_id is None for job in new), "rows of a batch come by BatchStore.append, which counts them"
 
         def work(connection: Connection) -> None:
             for start in range(0, len(new), INSERT_CHUNK):
@@ -48,45 +47,6 @@ class Store:
 
         return self.database.write(work)
 
-    def create_batch(self, batch: NewBatch) -> None:
-        """Store a batch, `validating` until its input is read."""
-        self.database.write(lambda connection: batches.create(connection, batch))
-
-    def find_batch(self, fingerprint: str, tenant: str = DEFAULT_TENANT) -> BatchRecord | None:
-        """Read the latest batch with this fingerprint."""
-        with self.database.read() as connection:
-            return batches.find_latest(connection, fingerprint, tenant)
-
-    def batch(self, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:
-        """Read a batch."""
-        with self.database.read() as connection:
-            return batches.find(connection, batch_id, tenant)
-
-    def append_jobs(self, batch_id: UUID, new: Sequence[NewJob], *, num_lines: int, num_bytes: int) -> None:
-        """Store a chunk of a batch's lines with its progress: lines and bytes read so far, this chunk included.
-
-        Lines that are stored already are left as they are. A custom_id used before in the batch makes its line
-        refused. Raises BatchClosed once the batch takes no more lines.
-        """
-        self.database.write(
-            lambda connection: intake.append(connection, batch_id, new, num_lines=num_lines, num_bytes=num_bytes)
-        )
-
-    def end_intake(self, batch_id: UUID) -> None:
-        """The input of a batch is read to its end."""
-        self.database.write(lambda connection: intake.end(connection, batch_id))
-
-    def fail_batch(self, batch_id: UUID, errors: Sequence[Mapping[str, Any]]) -> None:
-        """The input of a batch is bad as a whole: its rows are cancelled. `errors` as OpenAI lists them."""
-        if self.database.write(lambda connection: intake.fail(connection, batch_id, errors)):
-            cancelling.cancel_rows(self.database, batch_id)
-
-    def cancel_batch(self, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:
-        """Cancel the unfinished rows of a batch; one that is final stays as it is. None: no such batch."""
-        if self.database.write(lambda connection: cancelling.begin(connection, batch_id, tenant)):
-            cancelling.cancel_rows(self.database, batch_id)
-        return self.batch(batch_id, tenant)
-
     def job(self, job_id: UUID, tenant: str | None = None) -> JobRecord | None:
         """Read a job with its request body and completions."""
         found = self.jobs([job_id], tenant)
@@ -101,11 +61,6 @@ class Store:
         """Read where jobs stand."""
         with self.database.read() as connection:
             return reads.statuses(connection, ids)
-
-    def batch_results(self, batch_id: UUID, *, after_line: int = -1, limit: int = 1000) -> list[JobRecord]:
-        """Read the next rows of a batch after a line, in line order, whatever their status."""
-        with self.database.read() as connection:
-            return reads.of_batch(connection, batch_id, after_line=after_line, limit=limit)
 
     def cancel(self, job_id: UUID, tenant: str | None = None) -> Status | None:
         """Cancel a job: its status after the call, in_progress while its owner has still to stop. None: no such job."""

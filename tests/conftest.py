@@ -15,6 +15,7 @@ import pytest
 
 from cli.embedded import find_redis_server
 from models import migrations
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.store import Store
@@ -98,6 +99,12 @@ def database(database_url: str) -> Iterator[Database]:
 def store(database: Database) -> Store:
     """The store on that database."""
     return Store(database)
+
+
+@pytest.fixture
+def batches(database: Database) -> BatchStore:
+    """The batches on that database."""
+    return BatchStore(database)
 
 
 @pytest.fixture

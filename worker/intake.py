@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from models.batch_lines import BatchLine, parse_line
+from models.batch_store import BatchStore
 from models.ids import uuid7
 from models.records import BatchRecord, JobError, NewJob
 from models.requests import DEFAULT_PRIORITY
-from models.store import Store
 
 CHUNK_LINES = 1000  # lines a transaction: its cost is spread, and decoding begins after the first of them
 
@@ -28,7 +28,7 @@ class Line:
 
 
 def take_in(
-    store: Store,
+    batches: BatchStore,
     batch: BatchRecord,
     path: Path,
     *,
@@ -49,10 +49,10 @@ def take_in(
                 for line in chunk
                 if line.raw.strip()
             ]
-            store.append_jobs(batch.id, jobs, num_lines=chunk[-1].number, num_bytes=chunk[-1].end)
+            batches.append(batch.id, jobs, num_lines=chunk[-1].number, num_bytes=chunk[-1].end)
             if not on_chunk():
                 return False
-    store.end_intake(batch.id)
+    batches.end_intake(batch.id)
     return on_chunk()
 
 

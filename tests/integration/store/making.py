@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.ids import uuid7
 from models.records import ClaimedJob, CompletionRecord, JobError, NewBatch, NewJob, Outcome, WorkerRecord
@@ -33,18 +34,18 @@ def lines(number: int, *, first: int = 0, **changes: Any) -> list[NewJob]:  # no
     return [new_job(line=line, custom_id=f"request-{line}", **changes) for line in range(first, first + number)]
 
 
-def new_batch(store: Store, **changes: Any) -> UUID:  # noqa: ANN401
+def new_batch(batches: BatchStore, **changes: Any) -> UUID:  # noqa: ANN401
     """A stored batch whose input is still to be read."""
     batch = replace(NewBatch(uuid7(), ENDPOINT, MODEL), **changes)
-    store.create_batch(batch)
+    batches.create(batch)
     return batch.id
 
 
-def whole_batch(store: Store, rows: Sequence[NewJob], **changes: Any) -> UUID:  # noqa: ANN401
+def whole_batch(batches: BatchStore, rows: Sequence[NewJob], **changes: Any) -> UUID:  # noqa: ANN401
     """A stored batch whose input was read to its end."""
-    batch_id = new_batch(store, **changes)
-    store.append_jobs(batch_id, rows, num_lines=len(rows), num_bytes=0)
-    store.end_intake(batch_id)
+    batch_id = new_batch(batches, **changes)
+    batches.append(batch_id, rows, num_lines=len(rows), num_bytes=0)
+    batches.end_intake(batch_id)
     return batch_id
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.records import ClaimedJob, Outcome
@@ -58,7 +59,8 @@ class Careless:
 
     def __init__(self, url: str, seed: str) -> None:
         database = Database(url)
-        self.store, self.claims = Store(database), Claims(database, max_attempts=1000)
+        self.store, self.batches = Store(database), BatchStore(database)
+        self.claims = Claims(database, max_attempts=1000)
         self.random, self.seed = random.Random(seed), seed
         self.worker_id = new_worker(self.claims, slot=f"work/{seed}", lease_seconds=LEASE_SECONDS)
         self.late: list[tuple[UUID, list[ClaimedJob]]] = []
@@ -67,7 +69,7 @@ class Careless:
 
     def is_final(self, batch_id: UUID) -> bool:
         """Whether there is nothing left to do."""
-        batch = self.store.batch(batch_id)
+        batch = self.batches.get(batch_id)
         return batch is not None and batch.status in FINAL_BATCH
 
     def turn(self) -> None:

@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 
 from models import dialects
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.records import JobRecord, Reaped
@@ -121,21 +122,21 @@ def test_a_reaper_leaves_a_worker_alone_whose_claim_is_under_way(postgresql_url:
 
 
 def test_every_job_ends_once_whatever_workers_do(
-    store: Store, claims: Claims, database_url: str, processes: list[Process]
+    batches: BatchStore, database_url: str, processes: list[Process]
 ) -> None:
     """Stalls, late and repeated commits, releases, cancels, and a kill -9 in the middle of it."""
-    batch_id = whole_batch(store, lines(400))
+    batch_id = whole_batch(batches, lines(400))
     workers = start(processes, "work", database_url, [batch_id], number=NUM_PROCESSES)
     for process in workers:
         assert process.word() == "ready"
     for process in workers:
         process.go_on()
-    wait_for_some(store, batch_id)
+    wait_for_some(batches, batch_id)
     workers[0].popen.kill()
 
     answers = [process.answer() for process in workers[1:]]
 
-    rows = store.batch_results(batch_id)
+    rows = batches.results(batch_id)
     applied = Counter(id for answer in answers for id, _ in answer["applied"])
     attempts = {id: attempt for answer in answers for id, attempt in answer["applied"]}
     assert max(applied.values()) == 1
@@ -145,13 +146,13 @@ def test_every_job_ends_once_whatever_workers_do(
     )
     assert all(tells_its_attempt(row) for row in rows)
     assert sum(answer["num_fenced"] for answer in answers) > 0, "no late write was tried: the test tests nothing"
-    counts_agree(store, batch_id, rows)
+    counts_agree(batches, batch_id, rows)
 
 
-def wait_for_some(store: Store, batch_id: UUID) -> None:
+def wait_for_some(batches: BatchStore, batch_id: UUID) -> None:
     give_up_at = time.monotonic() + 30
     while time.monotonic() < give_up_at:
-        batch = store.batch(batch_id)
+        batch = batches.get(batch_id)
         assert batch is not None
         if batch.num_completed > 20:
             return
@@ -164,8 +165,8 @@ def tells_its_attempt(row: JobRecord) -> bool:
     return texts == ([str(row.attempt)] if row.status is Status.COMPLETED else [])
 
 
-def counts_agree(store: Store, batch_id: UUID, rows: Sequence[JobRecord]) -> None:
-    batch = store.batch(batch_id)
+def counts_agree(batches: BatchStore, batch_id: UUID, rows: Sequence[JobRecord]) -> None:
+    batch = batches.get(batch_id)
     assert batch is not None
     assert batch.status is BatchStatus.COMPLETED
     by_status = Counter(row.status for row in rows)

@@ -10,6 +10,7 @@ from uuid import UUID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.errors import BatchClosed
@@ -30,8 +31,9 @@ class Scene:
     """One batch, one worker slot, and what may happen to them."""
 
     def __init__(self, database: Database) -> None:
-        self.store, self.claims = Store(database), Claims(database, max_attempts=3)
-        self.batch_id = new_batch(self.store)
+        self.store, self.batches = Store(database), BatchStore(database)
+        self.claims = Claims(database, max_attempts=3)
+        self.batch_id = new_batch(self.batches)
         self.slot = uuid7().hex
         self.num_lines = 0
         self.held: list[ClaimedJob] = []
@@ -46,16 +48,16 @@ class Scene:
         rows[2] = replace(rows[2], custom_id=rows[0].custom_id)
         rows[3] = replace(rows[3], deadline=PAST)
         try:
-            self.store.append_jobs(self.batch_id, rows, num_lines=self.num_lines + 5, num_bytes=0)
+            self.batches.append(self.batch_id, rows, num_lines=self.num_lines + 5, num_bytes=0)
         except BatchClosed:
             return
         self.num_lines += 5
 
     def end_intake(self) -> None:
-        self.store.end_intake(self.batch_id)
+        self.batches.end_intake(self.batch_id)
 
     def claim(self) -> None:
-        ids = [row.id for row in self.store.batch_results(self.batch_id) if row.status is Status.QUEUED]
+        ids = [row.id for row in self.batches.results(self.batch_id) if row.status is Status.QUEUED]
         self.held += self.claims.claim(self.worker_id, ids[:3])
 
     def commit(self) -> None:
@@ -71,7 +73,7 @@ class Scene:
         self.claims.release(self.worker_id)
 
     def cancel(self) -> None:
-        for row in self.store.batch_results(self.batch_id)[::4]:
+        for row in self.batches.results(self.batch_id)[::4]:
             self.store.cancel(row.id)
 
     def lose(self) -> None:
@@ -88,13 +90,13 @@ class Scene:
         self.claims.expire_queued(100)
 
     def cancel_batch(self) -> None:
-        self.store.cancel_batch(self.batch_id)
+        self.batches.cancel(self.batch_id)
 
     def fail_batch(self) -> None:
-        self.store.fail_batch(self.batch_id, [])
+        self.batches.fail(self.batch_id, [])
 
     def check(self) -> None:
-        batch, rows = self.store.batch(self.batch_id), self.store.batch_results(self.batch_id)
+        batch, rows = self.batches.get(self.batch_id), self.batches.results(self.batch_id)
         assert batch is not None
         by_status = Counter(row.status for row in rows)
         assert batch.num_total == len(rows)
