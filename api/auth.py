@@ -1,39 +1,29 @@
-"""Who may call. Until keys exist: everyone on this machine, nobody else unless the operator says so."""
+"""Who may call, and on whose behalf.
+
+`keys`: whoever has a key. `open`: everyone. `auto`: everyone on this machine until the first key is made, then as
+`keys`; nobody from elsewhere before. What proxies say in headers (X-Forwarded-For, Host) decides nothing.
+"""
 
 import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.types import Scope
 
-from api.errors import Unauthorized
+from api.errors import InsufficientScope, InvalidKey, Unauthorized
+from api.services import Services, ServicesDep
 from models.errors import ConfigurationError
+from models.keys import parse_key
 from models.records import DEFAULT_TENANT
 from models.settings import Settings
 
-NO_KEYS_YET = "BATCHMILL_AUTH=keys is not available yet; use auto (this machine only) or open (no keys at all)"
-
-
-def refuse_unsafe_bind(settings: Settings, host: str) -> None:
-    """Raise ConfigurationError where the service would be open to a network without anyone having said so."""
-    if settings.auth == "keys":
-        raise ConfigurationError(NO_KEYS_YET)
-    if settings.auth == "auto" and not is_loopback(host):
-        raise ConfigurationError(
-            f"{host} is reachable from other machines and there are no API keys yet:"
-            " bind to 127.0.0.1, or set BATCHMILL_AUTH=open if a proxy or network guards this service"
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address to bind to is this machine's own; an unknown name counts as reachable."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+Credentials = Annotated[
+    HTTPAuthorizationCredentials | None,
+    Depends(HTTPBearer(auto_error=False, scheme_name="key", description="An API key: bm_...")),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +34,79 @@ class Caller:
     is_admin: bool
 
 
-def caller(request: Request) -> Caller:
-    """Who calls. Raises Unauthorized."""
-    local_only(request)
-    return Caller(DEFAULT_TENANT, is_admin=True)
+# Without a key nobody is an administrator: who can make keys decides who else gets in. The first admin key is made on
+# the command line, by somebody who can reach the database anyway.
+ANYBODY = Caller(DEFAULT_TENANT, is_admin=False)
+
+
+async def caller(request: Request, services: ServicesDep, credentials: Credentials) -> Caller:
+    """Who calls. Raises Unauthorized or InvalidKey.
+
+    Where no key is asked for, one of another form is ignored: the official client always sends some. One of our form
+    means its tenant, so a wrong or revoked one is refused there too, rather than its work put before everyone.
+    """
+    text = "" if credentials is None else credentials.credentials.strip()
+    presented = parse_key(text)
+    if presented is not None:
+        key = await services.keyring.find(presented)
+        if key is None:
+            raise InvalidKey
+        return Caller(key.tenant, key.is_admin)
+    if await _takes_anybody(request, services):
+        return ANYBODY
+    raise InvalidKey if text else Unauthorized
 
 
 CallerDep = Annotated[Caller, Depends(caller)]
 
 
-def local_only(request: Request) -> None:
-    """The second wall, for auth=auto: whoever bound the socket, refuse what came in over a network."""
-    if request.app.state.services.settings.auth == "auto" and not is_local(request.scope):
-        raise Unauthorized
+async def admin(caller: CallerDep) -> Caller:
+    """Whoever calls, if an administrator's key was sent. Raises InsufficientScope."""
+    if not caller.is_admin:
+        raise InsufficientScope
+    return caller
+
+
+AdminDep = Annotated[Caller, Depends(admin)]
+
+
+async def _takes_anybody(request: Request, services: Services) -> bool:
+    """Whether no key is needed here and now."""
+    if services.settings.auth != "auto":
+        return services.settings.auth == "open"
+    return is_local(request.scope) and not await services.keyring.exists()
+
+
+def refuse_unsafe_bind(settings: Settings, host: str, has_keys: Callable[[], bool]) -> None:
+    """Raise ConfigurationError where nobody but this machine could be let in, and the address is a network's."""
+    if settings.auth == "auto" and not is_loopback(host) and not has_keys():
+        raise ConfigurationError(
+            f"{host} is reachable from other machines and there are no API keys yet:"
+            " make one with `batchmill keys create NAME`, bind to 127.0.0.1,"
+            " or set BATCHMILL_AUTH=open if a proxy or network guards this service"
+        )
+
+
+def protection(settings: Settings, has_keys: bool) -> str:
+    """How the service is protected, in one line for whoever starts it."""
+    make_one = "make a key with `batchmill keys create NAME`"
+    if settings.auth == "open":
+        return "no API key is asked for (BATCHMILL_AUTH=open)"
+    if has_keys:
+        return "every request needs an API key"
+    if settings.auth == "keys":
+        return f"every request needs an API key, and there is none yet: {make_one}"
+    return f"open to every program on this machine; to protect it {make_one}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address to bind to is this machine's own; an unknown name counts as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def is_local(scope: Scope) -> bool:

@@ -51,9 +51,21 @@ class SyncTimeout(ours.BatchmillError):
 
 
 class Unauthorized(ours.BatchmillError):
-    """This address takes no requests without API keys."""
+    """An API key is needed: send it as Authorization: Bearer bm_...; `batchmill keys create NAME` makes one."""
 
     code = "missing_api_key"
+
+
+class InvalidKey(Unauthorized):
+    """The API key is not valid."""
+
+    code = "invalid_api_key"
+
+
+class InsufficientScope(ours.BatchmillError):
+    """This needs an administrator's API key: `batchmill keys create NAME --admin` makes one."""
+
+    code = "insufficient_scope"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ TABLE: dict[type[Exception], Answer] = {
     RequestTooLarge: Answer(413, INVALID),
     UnsupportedMedia: Answer(415, INVALID),
     Unauthorized: Answer(401, "authentication_error"),
+    InsufficientScope: Answer(403, "permission_error"),
     ours.NotFound: Answer(404, "not_found_error"),
     ModelNotFound: Answer(404, "not_found_error"),
     # The official client would try these again, and so queue the work twice.

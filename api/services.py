@@ -6,8 +6,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.broker import Broker
+from api.keyring import Keyring
 from api.waiting import Watch
 from models.database import Database
+from models.key_store import KeyStore
 from models.settings import Settings
 from models.store import Store
 
@@ -21,15 +23,25 @@ class Services:
     store: Store
     broker: Broker
     watch: Watch
+    keys: KeyStore
+    keyring: Keyring
 
     @classmethod
     def build(cls, settings: Settings, database: Database) -> "Services":
         """Wire the parts. Nothing connects yet."""
-        store = Store(database)
-        return cls(settings, database, store, Broker(settings.broker, store), Watch(store))
+        store, keys = Store(database), KeyStore(database)
+        return cls(
+            settings=settings,
+            database=database,
+            store=store,
+            broker=Broker(settings.broker, store),
+            watch=Watch(store),
+            keys=keys,
+            keyring=Keyring(keys),
+        )
 
 
-def _services(request: Request) -> Services:
+async def _services(request: Request) -> Services:  # async: one that is not costs a thread at each request
     services: Services = request.app.state.services
     return services
 

@@ -31,14 +31,17 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
     from api.app import create_app
     from api.auth import refuse_unsafe_bind
     from models.database import Database
+    from models.key_store import KeyStore
 
     logs.set_up(settings)
-    refuse_unsafe_bind(settings, host)
+    database = Database(settings.database)
+    refuse_unsafe_bind(settings, host, KeyStore(database).exists)
     with interrupts(), suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
         uvicorn.run(
-            create_app(settings, Database(settings.database)),
+            create_app(settings, database),
             host=host,
             port=port,
+            proxy_headers=False,  # X-Forwarded-For is what a caller says, and nothing here goes by it
             log_config=None,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )

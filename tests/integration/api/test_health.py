@@ -8,8 +8,8 @@ from fastapi.testclient import TestClient
 
 from api.app import app_from_environment, create_app
 from models.database import Database
-from models.errors import ConfigurationError, DatabaseUnavailable
-from models.settings import Settings, load_settings
+from models.errors import DatabaseUnavailable
+from models.settings import Settings
 from models.store import Store
 from tests.integration.api.conftest import NO_REDIS
 from tests.integration.api.fakes import Worker
@@ -118,11 +118,6 @@ def test_wait_survives_a_database_that_comes_back(
     worker.finish_all()
 
     assert client.post("/v1/completions", json=BACKGROUND | {"background": False}).status_code == 200
-
-
-def test_keys_are_refused_until_they_exist(database: Database) -> None:
-    with pytest.raises(ConfigurationError, match="not available yet"):
-        create_app(load_settings(redis_url=NO_REDIS, auth="keys"), database)
 
 
 def test_network_address_is_refused_unless_open(settings: Settings, app: FastAPI, database: Database) -> None:

@@ -14,19 +14,16 @@ from models.settings import load_settings
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_loopback_may_be_bound_without_keys(host: str) -> None:
-    refuse_unsafe_bind(load_settings(auth="auto"), host)
+    refuse_unsafe_bind(load_settings(auth="auto"), host, lambda: False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_network_may_be_bound_only_when_said_so(host: str) -> None:
-    refuse_unsafe_bind(load_settings(auth="open"), host)
-    with pytest.raises(ours.ConfigurationError, match="BATCHMILL_AUTH=open"):
-        refuse_unsafe_bind(load_settings(auth="auto"), host)
-
-
-def test_keys_are_refused_until_they_exist() -> None:
-    with pytest.raises(ours.ConfigurationError, match="not available yet"):
-        refuse_unsafe_bind(load_settings(auth="keys"), "127.0.0.1")
+    refuse_unsafe_bind(load_settings(auth="open"), host, lambda: False)
+    refuse_unsafe_bind(load_settings(auth="keys"), host, lambda: False)
+    refuse_unsafe_bind(load_settings(auth="auto"), host, lambda: True)
+    with pytest.raises(ours.ConfigurationError, match=r"keys create NAME.*BATCHMILL_AUTH=open"):
+        refuse_unsafe_bind(load_settings(auth="auto"), host, lambda: False)
 
 
 @pytest.mark.parametrize(
