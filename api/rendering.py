@@ -1,4 +1,4 @@
-"""Stored jobs to what users read: OpenAI's bodies, its batch output lines, and our job object.
+"""Stored jobs to what users read: OpenAI's bodies and its batch output lines.
 
 The HTTP service and the command line render with it; it knows neither FastAPI nor where rows come from.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from models.ids import public_id
 from models.records import CompletionRecord, JobError, JobRecord
-from models.status import FINAL, Status
+from models.status import Status
 
 Json = dict[str, Any]
 
@@ -46,30 +46,6 @@ def background_body(job: JobRecord) -> Json:
     return endpoint_body(job) | {"status": job.status}
 
 
-def job_body(job: JobRecord) -> Json:
-    """The job object: one view over every kind of job."""
-    return {
-        "id": job_public_id(job),
-        "object": "job",
-        "endpoint": job.endpoint,
-        "model": job.model,
-        "status": job.status,
-        "status_reason": status_reason(job),
-        "priority": job.priority,
-        "attempts": job.attempt,
-        "batch_id": public_id("batch", job.batch_id) if job.batch_id else None,
-        "custom_id": job.custom_id,
-        "created_at": seconds(job.created_at),
-        "started_at": seconds(job.started_at),
-        "finished_at": seconds(job.finished_at),
-        "expires_at": seconds(job.deadline),
-        "usage": usage(job.completions),
-        "metadata": job.body.get("metadata", {}),
-        "result": endpoint_body(job) if job.status is Status.COMPLETED else None,
-        "error": error_entry(error_of(job)) if job.status in FINAL - {Status.COMPLETED} else None,
-    }
-
-
 def output_line(job: JobRecord) -> Json:
     """A completed job as a line of a batch's output file."""
     response = {"status_code": 200, "request_id": f"req_{job.id.hex}", "body": endpoint_body(job)}
@@ -90,17 +66,6 @@ def _line(job: JobRecord) -> Json:
 def job_public_id(job: JobRecord) -> str:
     """The id as its submitter got it."""
     return public_id("batch_req" if job.batch_id else job.endpoint, job.id)
-
-
-def status_reason(job: JobRecord) -> str | None:
-    """Why the job stands where it stands, where the status alone does not say."""
-    if job.error is not None:
-        return job.error.code
-    if job.status is Status.IN_PROGRESS and job.cancel_requested:
-        return "cancel_requested"
-    if job.status is Status.QUEUED and job.attempt:
-        return "worker_crashed" if job.suspicion else "given_back"
-    return None
 
 
 def error_of(job: JobRecord) -> JobError:

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.rendering import job_body
+from api.job_rendering import job_body
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from api.waiting import patience_seconds

@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api.feed": {"models", "api", "redis"},
     "api.broker": {"models"} | CELERY,
     "api.rendering": {"models"} | DATA,  # the command line renders with it: no FastAPI
+    "api.job_rendering": {"models", "api.rendering"} | DATA,
     "worker": {"models", "worker"} | CELERY | DATA,
     "worker.engine": {"worker.engine"} | TENSORS,
     "worker.trainer": {"worker.engine", "worker.trainer", "matplotlib"} | TENSORS,
@@ -149,7 +150,7 @@ def test_api_loads_no_tensors_and_no_worker() -> None:
 
 
 def test_rendering_loads_no_web_framework() -> None:
-    assert loaded("import api.rendering", "fastapi", "starlette", "celery", "torch") == set()
+    assert loaded("import api.job_rendering", "fastapi", "starlette", "celery", "torch") == set()
 
 
 def test_command_line_starts_light() -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from api.rendering import background_body, endpoint_body, error_line, job_body, output_line
+from api.rendering import background_body, endpoint_body, error_line, output_line
 from models.records import CompletionRecord, JobError, JobRecord
 from models.status import Status
 
@@ -241,31 +241,3 @@ def test_error_line_tells_code_and_message(status: Status, error: JobError | Non
 
     assert (line["custom_id"], line["response"], line["error"]["code"]) == ("a", None, code)
     assert line["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"status": Status.QUEUED, "attempt": 0}, None),
-        ({"status": Status.QUEUED}, "given_back"),
-        ({"status": Status.QUEUED, "suspicion": 1}, "worker_crashed"),
-        ({"status": Status.IN_PROGRESS}, None),
-        ({"status": Status.IN_PROGRESS, "cancel_requested": True}, "cancel_requested"),
-        ({"status": Status.FAILED, "error": JobError("empty_prompt", "no")}, "empty_prompt"),
-    ],
-)
-def test_job_says_why_it_stands_where_it_stands(changes: dict[str, Any], reason: str | None) -> None:
-    assert job_body(unfinished(**changes))["status_reason"] == reason
-
-
-def test_job_of_a_batch_is_named_as_its_line_is() -> None:
-    body = job_body(job(batch_id=BATCH, custom_id="a"))
-
-    assert (body["id"], body["batch_id"], body["custom_id"]) == (f"batch_req_{ID.hex}", f"batch_{BATCH.hex}", "a")
-
-
-def test_finished_job_carries_the_answer_of_its_endpoint() -> None:
-    body = job_body(job())
-
-    assert body["result"] == endpoint_body(job())
-    assert (body["error"], body["finished_at"]) == (None, SECONDS)
