@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api.broker": {"models"} | CELERY,
     "api.rendering": {"models"} | DATA,  # the command line renders with it: no FastAPI
     "api.job_rendering": {"models", "api.rendering"} | DATA,
+    "api.batch_rendering": {"models", "api.rendering"},
     "worker": {"models", "worker"} | CELERY | DATA,
     "worker.engine": {"worker.engine"} | TENSORS,
     "worker.trainer": {"worker.engine", "worker.trainer", "matplotlib"} | TENSORS,
