@@ -6,9 +6,13 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.broker import Broker
+from api.feed import Feed
 from api.keyring import Keyring
 from api.waiting import Watch
+from models.batch_store import BatchStore
+from models.blobs import Blobs
 from models.database import Database
+from models.file_store import FileStore
 from models.key_store import KeyStore
 from models.settings import Settings
 from models.store import Store
@@ -23,12 +27,16 @@ class Services:
     store: Store
     broker: Broker
     watch: Watch
+    feed: Feed
     keys: KeyStore
     keyring: Keyring
+    batches: BatchStore
+    files: FileStore
+    blobs: Blobs
 
     @classmethod
     def build(cls, settings: Settings, database: Database) -> "Services":
-        """Wire the parts. Nothing connects yet."""
+        """Wire the parts. Nothing connects yet. Raises ConfigurationError where BATCHMILL_BLOB_URL is none."""
         store, keys = Store(database), KeyStore(database)
         return cls(
             settings=settings,
@@ -36,8 +44,12 @@ class Services:
             store=store,
             broker=Broker(settings.broker, store),
             watch=Watch(store),
+            feed=Feed(settings.broker),
             keys=keys,
             keyring=Keyring(keys),
+            batches=BatchStore(database),
+            files=FileStore(database),
+            blobs=Blobs(settings.blobs),
         )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, case, insert, select, update
 
+from models import files
 from models.columns import from_now, now
 from models.ids import uuid7
 from models.packing import clean_optional, dump_json
@@ -124,7 +125,7 @@ def settle(connection: Connection, batch_id: UUID) -> None:
     has_window = batches.c.expires_at.is_not(None)
     is_late = (batches.c.num_expired > 0) & has_window & (batches.c.expires_at <= now())
     is_cancelled = batches.c.status == BatchStatus.CANCELLING
-    connection.execute(
+    settled = connection.execute(
         update(batches)
         .where(batches.c.id == batch_id, batches.c.num_total == NUM_FINISHED)
         .where(is_cancelled | (batches.c.status == BatchStatus.IN_PROGRESS) & batches.c.input_read)
@@ -140,3 +141,5 @@ def settle(connection: Connection, batch_id: UUID) -> None:
             completed_at=case((~is_cancelled & ~is_late, now())),
         )
     )
+    if settled.rowcount == 1:
+        files.publish_outputs(connection, batch_id)

@@ -93,3 +93,17 @@ class BatchClosed(BatchmillError):
 
     code = "batch_closed"
     status = 409
+
+
+class FileInUse(BatchmillError):
+    """The file is the input of a batch that is not final, or the output of one."""
+
+    code = "file_in_use"
+    status = 409
+
+
+class BlobsUnavailable(BatchmillError):
+    """The storage of uploaded files does not answer. Retrying helps once it is back."""
+
+    code = "storage_unavailable"
+    status = 503

@@ -171,6 +171,18 @@ class BatchRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class NewFile:
+    """An upload to be stored, its bytes being in place."""
+
+    id: UUID
+    tenant: str
+    purpose: str
+    filename: str
+    bytes: int
+    expires_after_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file: bytes that were uploaded, or (with `batch_id`) a stream over a batch's rows.
 

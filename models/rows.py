@@ -21,6 +21,7 @@ from models.records import (
     BatchRecord,
     ClaimedJob,
     CompletionRecord,
+    FileRecord,
     JobError,
     JobRecord,
     NewJob,
@@ -173,6 +174,11 @@ def batch_record(row: RowMapping) -> BatchRecord:
             "errors": load_json(values["errors"]),
         }
     )
+
+
+def file_record(row: RowMapping) -> FileRecord:
+    """Read a row of `files`; -1 stands for a length that nobody measured."""
+    return FileRecord(**dict(row) | {"bytes": None if row["bytes"] < 0 else row["bytes"]})
 
 
 def worker_record(row: RowMapping) -> WorkerRecord:

@@ -49,6 +49,7 @@ files = Table(
     Column("batch_id", Uuid),  # of a batch's output or error file, which is a stream over its rows; else bytes are kept
     CheckConstraint("status IN ('uploaded', 'processed', 'error')", name="status"),
     Index("files_listed", "tenant", "created_at", "id"),
+    Index("files_expiring", "expires_at"),
 )
 
 batches = Table(
@@ -112,6 +113,7 @@ batches = Table(
     Index("batches_fingerprint", "tenant", "fingerprint", "created_at"),
     Index("batches_output_file", "output_file_id"),
     Index("batches_error_file", "error_file_id"),
+    Index("batches_input_file", "input_file_id"),
     postgresql_with=FEW_BUSY_ROWS,
 )
 
@@ -197,11 +199,14 @@ Index("jobs_line", jobs.c.batch_id, jobs.c.line, unique=True, postgresql_where=_
 # Few rows fail: what went wrong with a batch is found without reading all of it.
 _FAILED = _IN_BATCH & (jobs.c.status == "failed")
 Index("jobs_failed", jobs.c.batch_id, jobs.c.line, postgresql_where=_FAILED, sqlite_where=_FAILED)
-# Rows of a batch are listed through their batch.
+# Rows of a batch are listed through their batch. A list of every endpoint or status merges a few ranges of this index:
+# so a rare one among millions is found as soon as any, for one entry a row.
 _ALONE = jobs.c.batch_id.is_(None)
 Index(
     "jobs_listed",
     jobs.c.tenant,
+    jobs.c.endpoint,
+    jobs.c.status,
     jobs.c.created_at,
     jobs.c.id,
     postgresql_where=_ALONE,
@@ -281,6 +286,7 @@ idempotency = Table(
     Column("created_at", Timestamp, nullable=False),
     PrimaryKeyConstraint("tenant", "key"),
     CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="names_one_thing"),
+    Index("idempotency_job", "job_id"),  # a key goes with its job
 )
 
 api_keys = Table(

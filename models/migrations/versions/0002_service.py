@@ -30,11 +30,13 @@ def _where(condition: str) -> dict[str, Any]:
 
 def upgrade() -> None:
     op.add_column("files", sa.Column("batch_id", sa.Uuid()))
+    op.create_index("files_expiring", "files", ["expires_at"])
     for name, kind in BATCHES.items():
         op.add_column("batches", sa.Column(name, kind))
     op.execute("UPDATE batches SET input_read = (status <> 'validating')")
     op.create_index("batches_output_file", "batches", ["output_file_id"])
     op.create_index("batches_error_file", "batches", ["error_file_id"])
+    op.create_index("batches_input_file", "batches", ["input_file_id"])
     op.add_column("jobs", sa.Column("max_attempts", sa.SmallInteger()))
     op.create_index(
         "jobs_failed",
@@ -42,6 +44,11 @@ def upgrade() -> None:
         ["batch_id", "line"],
         **_where("batch_id IS NOT NULL AND status = 'failed'"),
     )
+    op.drop_index("jobs_listed", "jobs")
+    op.create_index(
+        "jobs_listed", "jobs", ["tenant", "endpoint", "status", "created_at", "id"], **_where("batch_id IS NULL")
+    )
+    op.create_index("idempotency_job", "idempotency", ["job_id"])
     op.create_table(
         "job_metadata",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -70,10 +77,15 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("api_keys")
     op.drop_table("job_metadata")
+    op.drop_index("idempotency_job", "idempotency")
+    op.drop_index("jobs_listed", "jobs")
+    op.create_index("jobs_listed", "jobs", ["tenant", "created_at", "id"], **_where("batch_id IS NULL"))
     op.drop_index("jobs_failed", "jobs")
     op.drop_column("jobs", "max_attempts")
+    op.drop_index("batches_input_file", "batches")
     op.drop_index("batches_error_file", "batches")
     op.drop_index("batches_output_file", "batches")
     for name in BATCHES:
         op.drop_column("batches", name)
+    op.drop_index("files_expiring", "files")
     op.drop_column("files", "batch_id")
