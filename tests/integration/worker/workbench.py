@@ -1,0 +1,108 @@
+"""The threads of a worker in the test's own process, around an engine of the test's choice, on a real database."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from uuid import UUID
+
+from celery import Celery
+from redis import Redis
+
+from models.claims import Claims
+from models.database import Database
+from models.ids import uuid7
+from models.records import JobRecord, NewJob, WorkerRecord
+from models.status import FINAL
+from models.store import Store
+from tests.waiting import wait_until
+from worker.decoder import Decoder
+from worker.deliveries import Delivery, Ledger
+from worker.feeder import Feeder
+from worker.hints import HintRepair
+from worker.keeper import Keeper
+from worker.lease import Lease
+from worker.loading import DecodeEngine
+from worker.staging import Staging
+from worker.writer import Writer
+
+LEASE_SECONDS = 36_000.0  # no test waits for its end
+
+
+class Workbench:
+    """Feeder, decoder, writer and keeper, wired as the mill wires them, without Celery."""
+
+    def __init__(self, database: Database, engine: DecodeEngine, *, redis_url: str = "redis://127.0.0.1:1") -> None:
+        self.store, self.claims, self.engine = Store(database), Claims(database), engine
+        self.crashes: list[str] = []
+        record = WorkerRecord(uuid7(), "host/bench/0", "host", 1, "noop", rows=engine.info.rows)
+        self.lease = Lease(self.claims, record, LEASE_SECONDS)
+        self.ledger, self.staging = Ledger(), Staging()
+        self.writer = Writer(self.claims, self.ledger, on_finished=_ignore, on_crash=self._crash)
+        self.decoder = Decoder(
+            engine,
+            self.staging,
+            self.ledger,
+            refill_wait_seconds=0,
+            finish=self.writer.put,
+            on_room=lambda: None,
+            on_crash=self._crash,
+        )
+        self.feeder = Feeder(
+            self.claims,
+            engine,
+            self.lease,
+            self.staging,
+            self.ledger,
+            finish=self.writer.put,
+            on_accepted=_ignore,
+            on_finished=_ignore,
+            on_crash=self._crash,
+        )
+        self.keeper = Keeper(
+            Celery(broker=redis_url),
+            self.claims,
+            self.store,
+            self.lease,
+            ledger=self.ledger,
+            feeder=self.feeder,
+            decoder=self.decoder,
+            repair=HintRepair(self.store, Redis.from_url(redis_url), model="noop"),
+            on_finished=_ignore,
+            on_crash=self._crash,
+            hang_seconds=3600,
+        )
+        self._parts = (self.writer, self.decoder, self.feeder, self.keeper)
+
+    def __enter__(self) -> "Workbench":
+        self.lease.begin()
+        for part in self._parts:
+            part.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for part in reversed(self._parts):
+            part.stop()
+            part.join(10)
+        assert not self.crashes
+
+    def submit(self, *bodies: dict[str, object], endpoint: str = "/v1/completions") -> list[UUID]:
+        """Store jobs and hand their ids to the feeder, as a message would."""
+        new = [NewJob(uuid7(), "noop", endpoint, {"seed": 0} | body) for body in bodies]
+        self.store.submit(new)
+        self.feeder.deliver(Delivery([job.id for job in new]))
+        return [job.id for job in new]
+
+    def result(self, job_id: UUID) -> JobRecord:
+        """Wait for a job's end."""
+        wait_until(lambda: self.store.statuses([job_id])[job_id] in FINAL)
+        job = self.store.job(job_id)
+        assert job is not None
+        return job
+
+    def _crash(self) -> None:
+        self.crashes.append("crash")
+
+
+def _ignore(deliveries: Sequence[Delivery]) -> None:
+    """Celery is told, which is not here."""
