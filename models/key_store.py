@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, insert, or_, select, update
 
 from models.columns import from_now, now
 from models.database import Database
@@ -39,14 +39,15 @@ class KeyStore:
 
     def list(self, *, after: str | None = None, limit: int = 100) -> list[KeyRecord]:
         """Read keys of every tenant, newest first, from the one after `after`. Raises NotFound for an unknown one."""
-        place = tuple_(api_keys.c.created_at, api_keys.c.id)
         query = select(api_keys).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
         with self.database.read() as connection:
             if after is not None:
-                last = _by_id(connection, after)
-                if last is None:
+                if _by_id(connection, after) is None:
                     raise NotFound
-                query = query.where(place < tuple_(last.created_at, last.id))
+                # Compared where it is stored: SQLite's clock ticks finer than the datetime it is read as.
+                time = select(api_keys.c.created_at).where(api_keys.c.id == after).scalar_subquery()
+                older = (api_keys.c.created_at == time) & (api_keys.c.id < after)
+                query = query.where(or_(api_keys.c.created_at < time, older))
             return [_record(row) for row in connection.execute(query)]
 
     def revoke(self, id: str) -> KeyRecord | None:
