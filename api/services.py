@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from api.broker import Broker
 from api.feed import Feed
 from api.keyring import Keyring
-from api.waiting import Watch
+from api.waiting import BatchWatch, Watch
 from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.database import Database
@@ -27,6 +27,7 @@ class Services:
     store: Store
     broker: Broker
     watch: Watch
+    batch_watch: BatchWatch
     feed: Feed
     keys: KeyStore
     keyring: Keyring
@@ -37,17 +38,18 @@ class Services:
     @classmethod
     def build(cls, settings: Settings, database: Database) -> "Services":
         """Wire the parts. Nothing connects yet. Raises ConfigurationError where BATCHMILL_BLOB_URL is none."""
-        store, keys = Store(database), KeyStore(database)
+        store, batches, keys = Store(database), BatchStore(database), KeyStore(database)
         return cls(
             settings=settings,
             database=database,
             store=store,
             broker=Broker(settings.broker, store),
             watch=Watch(store),
+            batch_watch=BatchWatch(batches),
             feed=Feed(settings.broker),
             keys=keys,
             keyring=Keyring(keys),
-            batches=BatchStore(database),
+            batches=batches,
             files=FileStore(database),
             blobs=Blobs(settings.blobs),
         )

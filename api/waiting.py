@@ -1,17 +1,20 @@
-"""Waiting for jobs to change: one query a tick for all who wait, and no thread held meanwhile."""
+"""Waiting for jobs and batches to change: one query a tick for all who wait, and no thread held meanwhile."""
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 from uuid import UUID
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from models.batch_store import BatchStore
 from models.errors import BatchmillError
+from models.records import BatchMark
 from models.status import Status
 from models.store import Store
 
@@ -23,28 +26,30 @@ MAX_LOAD = 0.2  # the share of time spent asking: the more rows are watched, the
 READ_TIMEOUT_HEADER = "x-stainless-read-timeout"  # seconds; the official client says when it will hang up
 READ_MARGIN_SECONDS = 5.0
 
+_PREFER_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)  # RFC 7240
+
 _Result = TypeVar("_Result")
-Reached = Callable[[Status], bool]
+_State = TypeVar("_State")
 
 
 @dataclass(eq=False)
-class _Waiter:
-    job_id: UUID
-    reached: Reached
+class _Waiter(Generic[_State]):
+    id: UUID
+    reached: Callable[[_State], bool]
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Watch:
-    """Looks into the table while somebody waits, and only then."""
+class StateWatch(Generic[_State]):
+    """Looks into a table while somebody waits, and only then. `ask` reads the states of many ids in one query."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._waiters: set[_Waiter] = set()
+    def __init__(self, ask: Callable[[Sequence[UUID]], Mapping[UUID, _State]]) -> None:
+        self._ask = ask
+        self._waiters: set[_Waiter[_State]] = set()
         self._task: asyncio.Task[None] | None = None
 
-    async def wait(self, job_id: UUID, reached: Reached, *, seconds: float) -> bool:
-        """Wait until `reached` holds of the job's status; False when the time is over first."""
-        waiter = _Waiter(job_id, reached)
+    async def wait(self, id: UUID, reached: Callable[[_State], bool], *, seconds: float) -> bool:
+        """Wait until `reached` holds of the state behind this id; False when the time is over first."""
+        waiter = _Waiter(id, reached)
         self._waiters.add(waiter)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
@@ -69,11 +74,33 @@ class Watch:
 
     async def _ask_once(self) -> None:
         waiters = list(self._waiters)
-        statuses = await run_in_threadpool(self._store.statuses, list({waiter.job_id for waiter in waiters}))
+        states = await run_in_threadpool(self._ask, list({waiter.id for waiter in waiters}))
         for waiter in waiters:
-            status = statuses.get(waiter.job_id)
-            if status is not None and waiter.reached(status):
+            state = states.get(waiter.id)
+            if state is not None and waiter.reached(state):
                 waiter.done.set()
+
+
+class Watch(StateWatch[Status]):
+    """Watches jobs."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.statuses)
+
+
+class BatchWatch(StateWatch[BatchMark]):
+    """Watches batches."""
+
+    def __init__(self, batches: BatchStore) -> None:
+        super().__init__(batches.marks)
+
+
+def wanted_seconds(headers: Mapping[str, str], wait: float | None) -> float:
+    """What a client asked for by `wait`, or without it by the header `Prefer: wait=n`; 0: an answer at once."""
+    if wait is not None:
+        return wait
+    preferred = _PREFER_WAIT.search(headers.get("prefer", ""))
+    return float(preferred[1]) if preferred else 0.0
 
 
 def patience_seconds(headers: Mapping[str, str], *, wanted: float, most: float = MAX_WAIT_SECONDS) -> float:

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from models import batches, cancelling, intake, reads
 from models.database import Database
-from models.records import DEFAULT_TENANT, BatchRecord, JobRecord, NewBatch, NewJob
+from models.records import DEFAULT_TENANT, BatchMark, BatchRecord, JobRecord, NewBatch, NewJob
 from models.status import Status
 
 
@@ -27,6 +27,11 @@ class BatchStore:
         """Read a batch."""
         with self.database.read() as connection:
             return batches.find(connection, batch_id, tenant)
+
+    def marks(self, ids: Sequence[UUID]) -> dict[UUID, BatchMark]:
+        """Read how far batches are."""
+        with self.database.read() as connection:
+            return batches.marks(connection, ids)
 
     def find(self, fingerprint: str, tenant: str = DEFAULT_TENANT) -> BatchRecord | None:
         """Read the latest batch with this fingerprint."""

@@ -5,15 +5,16 @@ Lock order of every transaction that touches both: rows of jobs first, then thei
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from uuid import UUID
 
 from sqlalchemy import Connection, case, insert, select, update
 
 from models import files
-from models.columns import from_now, now
+from models.columns import from_now, is_one_of, now
 from models.ids import uuid7
 from models.packing import clean_optional, dump_json
-from models.records import BatchRecord, NewBatch
+from models.records import BatchMark, BatchRecord, NewBatch
 from models.rows import Moved, batch_record
 from models.status import FINAL, BatchStatus, Status
 from models.tables import batches
@@ -64,6 +65,13 @@ def find(connection: Connection, batch_id: UUID, tenant: str | None = None) -> B
         query = query.where(batches.c.tenant == tenant)
     row = connection.execute(query).mappings().one_or_none()
     return None if row is None else batch_record(row)
+
+
+def marks(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, BatchMark]:
+    """Read how far batches are; ids that name none are absent."""
+    columns = [batches.c[field.name] for field in fields(BatchMark)]
+    rows = connection.execute(select(batches.c.id, *columns).where(is_one_of(connection, batches.c.id, ids)))
+    return {id: BatchMark(BatchStatus(status), *numbers) for id, status, *numbers in rows}
 
 
 def find_latest(connection: Connection, fingerprint: str, tenant: str) -> BatchRecord | None:

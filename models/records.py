@@ -94,6 +94,19 @@ class JobRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class JobChange:
+    """What is to be changed of a stored job; None stays as it is. The deadline becomes `ttl_seconds` from now.
+
+    With `endpoint` a job of another one is as good as not there.
+    """
+
+    priority: int | None = None
+    ttl_seconds: int | None = None
+    metadata: Mapping[str, str] | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
     """A queued job that is ready to be announced to the workers of its model."""
 
@@ -168,6 +181,18 @@ class BatchRecord:
         """Rows that are still queued or in progress."""
         done = self.num_completed + self.num_failed + self.num_cancelled + self.num_expired
         return self.num_total - done
+
+
+@dataclass(frozen=True, slots=True)
+class BatchMark:
+    """How far a batch is, for whoever waits for it to get further."""
+
+    status: BatchStatus
+    num_total: int
+    num_completed: int
+    num_failed: int
+    num_cancelled: int
+    num_expired: int
 
 
 @dataclass(frozen=True, slots=True)
