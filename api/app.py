@@ -46,4 +46,5 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     services.broker.start()
     yield
+    await services.feed.close()
     services.broker.stop()

@@ -18,7 +18,9 @@ PREFIXES = {
     "batch_req": "batch_req_",
     "batch": "batch_",
     "file": "file-",
+    "message": "msg_",  # the one output item of a response; it has the job's UUID
 }
+JOB_ENDPOINTS = tuple(kind for kind in PREFIXES if kind.startswith("/"))
 _HEX = r"([0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})"
 _JOB_ID = re.compile(r"(?:cmpl-|chatcmpl-|resp_|batch_req_)?" + _HEX, re.IGNORECASE)
 _BATCH_ID = re.compile(r"(?:batch_)?" + _HEX, re.IGNORECASE)
