@@ -6,30 +6,19 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.body import read_json
-from api.errors import JobCancelled, JobExpired, JobFailed, SyncTimeout
-from api.rendering import background_body, error_of, job_public_id
+from api.endings import completed
+from api.rendering import background_body
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from api.submission import new_job, submit
 from api.waiting import patience_seconds, unless_gone
-from models.errors import NotFound, RequestError
+from models.errors import NotFound
 from models.records import JobRecord
 from models.requests import parse_request
-from models.status import FINAL, Status
+from models.status import FINAL
 
 router = APIRouter()
 
-# Codes of rows that failed though their request was sound; any other is the request's own fault.
-OUR_FAULTS = frozenset(
-    {
-        "attempts_exhausted",
-        "internal_error",
-        "internal_row_error",
-        "nonfinite_logits",
-        "out_of_memory",
-        "worker_crashed",
-    }
-)
 CLIENT_GONE = 499  # nobody reads this answer; the access log does
 
 
@@ -57,7 +46,7 @@ async def _generate(request: Request, services: Services, endpoint: str) -> Resp
     stored = await _finished(request, services, job_id, may_cancel=key is None)
     if stored is None:
         return Response(status_code=CLIENT_GONE)
-    return json_response(background_body(_completed(stored)), headers=headers)
+    return json_response(background_body(completed(stored)), headers=headers)
 
 
 async def _finished(request: Request, services: Services, job_id: UUID, *, may_cancel: bool) -> JobRecord | None:
@@ -79,18 +68,3 @@ def _read(services: Services, job_id: UUID) -> JobRecord:
     if job is None:
         raise NotFound
     return job
-
-
-def _completed(job: JobRecord) -> JobRecord:
-    """The job, if it completed; else raise what its end means to the client that waited for it."""
-    if job.status is Status.COMPLETED:
-        return job
-    if job.status not in FINAL:
-        raise SyncTimeout(
-            f"not finished yet; it goes on as job {job_public_id(job)}: GET /v1/jobs/{job_public_id(job)}"
-        )
-    error = error_of(job)
-    if job.status is Status.FAILED and error.code not in OUR_FAULTS:
-        raise RequestError(error.code, error.message)
-    kinds = {Status.CANCELLED: JobCancelled, Status.EXPIRED: JobExpired}
-    raise kinds.get(job.status, JobFailed)(error.code, error.message)
