@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, or_, select, update
+from sqlalchemy import Connection, Row, insert, or_, select, tuple_, update
 
 from models.columns import from_now, now
 from models.database import Database
@@ -42,12 +42,12 @@ class KeyStore:
         query = select(api_keys).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
         with self.database.read() as connection:
             if after is not None:
-                if _by_id(connection, after) is None:
+                last = _by_id(connection, after)
+                if last is None:
                     raise NotFound
-                # Compared where it is stored: SQLite's clock ticks finer than the datetime it is read as.
-                time = select(api_keys.c.created_at).where(api_keys.c.id == after).scalar_subquery()
-                older = (api_keys.c.created_at == time) & (api_keys.c.id < after)
-                query = query.where(or_(api_keys.c.created_at < time, older))
+                place = (api_keys.c.created_at, api_keys.c.id)
+                there = tuple_(last.created_at, last.id, types=[column.type for column in place])
+                query = query.where(tuple_(*place) < there)
             return [_record(row) for row in connection.execute(query)]
 
     def revoke(self, id: str) -> KeyRecord | None:
