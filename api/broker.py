@@ -5,13 +5,24 @@ A hint is not the job. One that is lost costs a little latency: the workers' kee
 
 import logging
 import threading
+from queue import SimpleQueue
+from uuid import UUID
 
 import redis
 from celery import Celery
 from kombu.exceptions import KombuError
 
 from models.errors import BatchmillError, BrokerUnavailable
-from models.messages import GENERATE_CHUNK, PRIORITY_STEPS, UNACKED_KEYS, ChunkMessage, chunk_messages
+from models.messages import (
+    GENERATE_CHUNK,
+    INTAKE,
+    INTAKE_QUEUE,
+    PRIORITY_STEPS,
+    TOP_PRIORITY,
+    UNACKED_KEYS,
+    chunk_messages,
+    redis_priority,
+)
 from models.store import Store
 
 log = logging.getLogger(__name__)
@@ -29,6 +40,7 @@ class Broker:
         self._app = client(url)
         self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self._wake = threading.Event()
+        self._batches: SimpleQueue[UUID] = SimpleQueue()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -48,6 +60,11 @@ class Broker:
         """Have the jobs just committed published soon. Never waits, never raises."""
         self._wake.set()
 
+    def announce_batch(self, batch_id: UUID) -> None:
+        """Have a worker read the input of a batch soon. Never waits, never raises: the keepers find a lost one."""
+        self._batches.put(batch_id)
+        self._wake.set()
+
     def answers(self) -> bool:
         """Whether Redis answers now."""
         try:
@@ -61,11 +78,16 @@ class Broker:
             self._wake.wait()
             self._wake.clear()
             try:
+                self._publish_batches()
                 while self._publish_some():
                     pass
             except BatchmillError as error:
                 # Harmless: the rows stay unpublished, and the next keeper's beat takes them.
                 log.warning("publishing failed: %s", error, extra={"action": "publish_failed"})
+
+    def _publish_batches(self) -> None:
+        while not self._batches.empty():
+            self._send(INTAKE, str(self._batches.get()), queue=INTAKE_QUEUE, priority=redis_priority(TOP_PRIORITY))
 
     def _publish_some(self) -> bool:
         """Publish up to a round of jobs; False when none was left."""
@@ -74,19 +96,20 @@ class Broker:
             return False
         try:
             for message in chunk_messages(hints):
-                self._send(message)
+                self._send(GENERATE_CHUNK, message.ids, queue=message.queue, priority=message.redis_priority)
         except BrokerUnavailable:
             self._store.unpublish([hint.id for hint in hints])
             raise
         return True
 
-    def _send(self, message: ChunkMessage) -> None:
+    def _send(self, task: str, argument: str | list[str], *, queue: str, priority: int) -> None:
+        """`priority` is Redis's."""
         try:
             self._app.send_task(
-                GENERATE_CHUNK,
-                args=(message.ids,),
-                queue=message.queue,
-                priority=message.redis_priority,
+                task,
+                args=(argument,),
+                queue=queue,
+                priority=priority,
                 ignore_result=True,
                 retry=False,
                 argsrepr="-",

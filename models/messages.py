@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 GENERATE = "generate"  # one inline job: generate(prompt=..., **parameters), task id = job id
 GENERATE_CHUNK = "generate_chunk"  # ids of jobs whose payloads are in the database
+INTAKE = "intake"  # the id of a batch whose input is to be read
+INTAKE_QUEUE = "intake"  # every worker's, whatever its model
 MAX_CHUNK = 256  # ids a message at most: 68 bytes of Redis a job, and one acknowledgement for many
 MIN_CHUNK = 32  # small enough that several workers share a short queue
 SPREAD = 64  # messages into which a submission is cut if its chunks then stay within those limits
