@@ -19,9 +19,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 jobs_app = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
+keys_app = typer.Typer(help="API keys of the service, one tenant a name.", no_args_is_help=True)
 db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(keys_app, name="keys")
 app.add_typer(db_app, name="db")
 app.add_typer(config_app, name="config")
 
@@ -162,6 +164,49 @@ def jobs_speak(
     from models.settings import load_settings
 
     speak_job(load_settings(state_dir=state), job_id, output=output)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Whose key: keys of one name see the same jobs and files.")],
+    admin: Annotated[
+        bool, typer.Option("--admin", help="It may also manage keys and see every tenant's load.")
+    ] = False,
+    expires: Annotated[
+        str | None, typer.Option(help="How long it lasts, such as 12h or 30d (default: for ever).")
+    ] = None,
+    state: State = None,
+) -> None:
+    """Make a key and print it: the only time it is shown."""
+    from cli.keys import create_key
+    from models.settings import load_settings
+
+    create_key(load_settings(state_dir=state), name, is_admin=admin, expires=expires)
+
+
+@keys_app.command("list")
+def keys_list(
+    output: Annotated[str, typer.Option("--output", "-o", help="table or json.")] = "table",
+    state: State = None,
+) -> None:
+    """Print the keys: id, name, scope, status and times."""
+    from cli.keys import list_keys
+    from models.settings import load_settings
+
+    if output not in ("table", "json"):
+        raise typer.BadParameter("must be table or json", param_hint="--output")
+    list_keys(load_settings(state_dir=state), as_json=output == "json")
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    id: Annotated[str, typer.Argument(help="The key's id: the eight characters after bm_.")], state: State = None
+) -> None:
+    """Have a key refused from now on."""
+    from cli.keys import revoke_key
+    from models.settings import load_settings
+
+    revoke_key(load_settings(state_dir=state), id)
 
 
 @db_app.command("upgrade")

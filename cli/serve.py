@@ -60,7 +60,7 @@ def serve_all(settings: Settings, *, host: str, port: int) -> int:
             settings = settings.model_copy(update={"redis_url": SecretStr(url)})
         else:
             check_redis(settings.broker)
-        open_upgraded(settings.database).dispose()
+        how_protected = _check_door(settings, host)
         worker = WorkerProcess(
             settings,
             settings.state_dir / "worker.log",
@@ -69,11 +69,25 @@ def serve_all(settings: Settings, *, host: str, port: int) -> int:
         stack.callback(worker.stop)
         worker.start()
         _look_after(worker, failures)
-        _say_where(settings, host, port)
+        _say_where(settings, host, port, how_protected)
         serve_api(settings, host=host, port=port)
     if failures:
         raise failures[0]
     return 0
+
+
+def _check_door(settings: Settings, host: str) -> str:
+    """Upgrade the database and say how the service is protected. Raises ConfigurationError before anything starts."""
+    from api.auth import protection, refuse_unsafe_bind
+    from models.key_store import KeyStore
+
+    database = open_upgraded(settings.database)
+    try:
+        keys = KeyStore(database)
+        refuse_unsafe_bind(settings, host, keys.exists)
+        return protection(settings, keys.exists())
+    finally:
+        database.dispose()
 
 
 def _look_after(worker: WorkerProcess, failures: list[BatchmillError]) -> None:
@@ -91,8 +105,9 @@ def _look_after(worker: WorkerProcess, failures: list[BatchmillError]) -> None:
     threading.Thread(target=look, name="worker-watch", daemon=True).start()
 
 
-def _say_where(settings: Settings, host: str, port: int) -> None:
+def _say_where(settings: Settings, host: str, port: int, how_protected: str) -> None:
     _say(f"model {settings.model_name} on http://{host}:{port}/v1")
+    _say(how_protected)
     _say(f"state in {settings.state_dir}, the worker's log in {settings.state_dir / 'worker.log'}")
 
 

@@ -18,12 +18,14 @@ from tests.waiting import wait_until
 class Service:
     """A running `batchmill serve` and a client of it."""
 
-    def __init__(self, desk: Desk, model: str, **environment: str) -> None:
+    def __init__(self, desk: Desk, model: str, *options: str, **environment: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.desk = desk
-        self.process: subprocess.Popen[str] = desk.start("serve", "--model", model, "--port", str(port), **environment)
+        self.process: subprocess.Popen[str] = desk.start(
+            "serve", "--model", model, "--port", str(port), *options, **environment
+        )
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=70)
         wait_until(self._is_ready)
         desk.children(self.process)
