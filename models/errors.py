@@ -95,6 +95,41 @@ class BatchClosed(BatchmillError):
     status = 409
 
 
+class IntakeLost(BatchmillError):
+    """Another worker reads the input of this batch by now."""
+
+    code = "intake_lost"
+    status = 409
+
+
+class BatchNotFinal(BatchmillError):
+    """The batch is not finished: cancel it, or wait for its end."""
+
+    code = "batch_not_final"
+    status = 409
+
+
+class JobNotFinal(BatchmillError):
+    """The job is not finished: cancel it, or wait for its end."""
+
+    code = "job_not_final"
+    status = 409
+
+
+class JobNotQueued(BatchmillError):
+    """The job no longer waits in the queue: its priority and its deadline stay as they are."""
+
+    code = "job_not_queued"
+    status = 409
+
+
+class JobOfBatch(BatchmillError):
+    """The job is a row of a batch and is deleted with it."""
+
+    code = "job_of_batch"
+    status = 409
+
+
 class FileInUse(BatchmillError):
     """The file is the input of a batch that is not final, or the output of one."""
 

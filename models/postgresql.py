@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
+from models import job_metadata
 from models.packing import dump_json
 from models.records import NewJob, Outcome
 from models.rows import Moved, completion_values, job_values, outcome_values
@@ -92,7 +93,9 @@ _FINISH = text("""
 def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
     """Store jobs with their bodies. Returns those stored: not one whose id, or custom_id in its batch, is there."""
     rows = [job_values(job) | {"body": dump_json(job.body)} for job in new]
-    return [Moved(*row) for row in connection.execute(_INSERT_JOBS, {"jobs": _json(rows)})]
+    stored = [Moved(*row) for row in connection.execute(_INSERT_JOBS, {"jobs": _json(rows)})]
+    job_metadata.keep(connection, new, stored)
+    return stored
 
 
 def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:

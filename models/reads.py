@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select
 
 from models.columns import constant, is_one_of, now
 from models.records import CompletionRecord, JobRecord, WorkerRecord
@@ -13,7 +13,16 @@ from models.rows import completion_record, job_record, worker_record
 from models.status import Status
 from models.tables import completions, jobs, payloads, workers
 
+MAX_COUNTED = 1000  # queued jobs looked at for a place in the queue
 _JOBS = select(jobs, payloads.c.body).join(payloads, payloads.c.job_id == jobs.c.id)
+
+
+def this_job(job_id: UUID, tenant: str | None, endpoint: str | None = None) -> ColumnElement[bool]:
+    """The row is this job, and the tenant's, and of the endpoint."""
+    this = jobs.c.id == job_id
+    if tenant is not None:
+        this = this & (jobs.c.tenant == tenant)
+    return this if endpoint is None else this & (jobs.c.endpoint == endpoint)
 
 
 def by_ids(connection: Connection, ids: Sequence[UUID], tenant: str | None) -> list[JobRecord]:
@@ -22,6 +31,15 @@ def by_ids(connection: Connection, ids: Sequence[UUID], tenant: str | None) -> l
     if tenant is not None:
         query = query.where(jobs.c.tenant == tenant)
     found = {record.id: record for record in _records(connection, query)}
+    return [found[id] for id in ids if id in found]
+
+
+def rows_by_ids(connection: Connection, ids: Sequence[UUID], tenant: str | None) -> list[JobRecord]:
+    """As by_ids, without bodies and completions: what a poll of many jobs needs costs a narrow row each."""
+    query = select(jobs, literal("{}").label("body")).where(is_one_of(connection, jobs.c.id, ids))
+    if tenant is not None:
+        query = query.where(jobs.c.tenant == tenant)
+    found = {row.id: job_record(row, ()) for row in connection.execute(query)}
     return [found[id] for id in ids if id in found]
 
 
@@ -50,6 +68,33 @@ def queue_depth(connection: Connection) -> dict[str, int]:
         query = select(jobs.c.model, func.count()).where(jobs.c.status == constant(Status.QUEUED), part)
         depth.update({model: num for model, num in connection.execute(query.group_by(jobs.c.model))})
     return dict(depth)
+
+
+def queue_position(connection: Connection, job_id: UUID) -> int | None:
+    """How many queued jobs of its model come before a queued job, by priority, then age. None where it is not queued,
+    or where they are too many to count each time somebody looks."""
+    mine: Select[Any] = select(jobs.c.model, jobs.c.priority, jobs.c.seq).where(jobs.c.id == job_id)
+    job = connection.execute(mine.where(jobs.c.status.concat("") == Status.QUEUED)).one_or_none()
+    if job is None:
+        return None
+    queued = (jobs.c.status == constant(Status.QUEUED)) & (jobs.c.model == job.model)
+    announced = select(jobs.c.priority, jobs.c.seq).where(queued, jobs.c.published_at.is_not(None))
+    waiting = select(jobs.c.priority, jobs.c.seq).where(queued, jobs.c.published_at.is_(None))
+    parts = (  # each walks one index, and not far
+        announced.order_by(jobs.c.published_at),
+        waiting.where(jobs.c.priority > job.priority),
+        waiting.where(jobs.c.priority == job.priority, jobs.c.seq < job.seq),
+    )
+    counts = [_count_before(connection, part, job) for part in parts]
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _count_before(connection: Connection, rows: Select[Any], job: Row[Any]) -> int | None:
+    """How many of these rows come before the job; None where there are more of them than are looked at."""
+    some = rows.limit(MAX_COUNTED + 1).subquery()
+    is_before = (some.c.priority > job.priority) | ((some.c.priority == job.priority) & (some.c.seq < job.seq))
+    seen, before = connection.execute(select(func.count(), func.count().filter(is_before)).select_from(some)).one()
+    return None if seen > MAX_COUNTED else int(before)
 
 
 def live_workers(connection: Connection) -> list[WorkerRecord]:

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy import Connection, Row, Select, Uuid, exists, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
+from models import job_metadata
 from models.columns import is_one_of, now
 from models.packing import dump_json
 from models.records import NewJob, Outcome
@@ -45,7 +46,9 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
     stored = _stored(connection, new) - there
     added = [job for job in {job.id: job for job in reversed(new)}.values() if job.id in stored]
     connection.execute(insert(payloads), [{"job_id": job.id, "body": dump_json(job.body)} for job in added])
-    return [Moved(job.id, job.batch_id, Status.FAILED if job.error else Status.QUEUED) for job in added]
+    moved = [Moved(job.id, job.batch_id, Status.FAILED if job.error else Status.QUEUED) for job in added]
+    job_metadata.keep(connection, new, moved)
+    return moved
 
 
 def _stored(connection: Connection, new: Sequence[NewJob]) -> set[UUID]:

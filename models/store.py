@@ -9,10 +9,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, dialects, hints, reads, transitions
+from models import batches, changing, deleting, dialects, hints, listing, reads, transitions
 from models.database import Database
 from models.idempotency import replayed_or_kept
-from models.records import Hint, JobRecord, NewJob, WorkerRecord
+from models.listing import JobFilter, Page
+from models.records import Hint, JobChange, JobRecord, NewJob, WorkerRecord
 from models.status import Status
 from models.tables import jobs
 
@@ -61,6 +62,30 @@ class Store:
         """Read where jobs stand."""
         with self.database.read() as connection:
             return reads.statuses(connection, ids)
+
+    def rows(self, ids: Sequence[UUID], tenant: str | None = None) -> list[JobRecord]:
+        """As `jobs`, but without their request bodies and completions."""
+        with self.database.read() as connection:
+            return reads.rows_by_ids(connection, ids, tenant)
+
+    def list_jobs(self, tenant: str, wanted: JobFilter, page: Page) -> tuple[list[JobRecord], bool]:
+        """A page of the tenant's jobs, and whether another one follows. Raises RequestError `invalid_cursor`."""
+        with self.database.read() as connection:
+            ids = listing.page_ids(connection, tenant, wanted, page)
+            return reads.by_ids(connection, ids[: page.limit], tenant), len(ids) > page.limit
+
+    def queue_position(self, job_id: UUID) -> int | None:
+        """How many queued jobs come before a queued job; None where it is not queued, or they are many."""
+        with self.database.read() as connection:
+            return reads.queue_position(connection, job_id)
+
+    def change(self, job_id: UUID, wanted: JobChange, tenant: str | None = None) -> None:
+        """Change a job. Raises NotFound; JobNotQueued where what is wanted needs a job that waits."""
+        self.database.write(lambda connection: changing.change(connection, job_id, tenant, wanted))
+
+    def delete(self, job_id: UUID, tenant: str | None = None, endpoint: str | None = None) -> None:
+        """Delete a final job with all that is stored of it. Raises NotFound, JobNotFinal, JobOfBatch."""
+        self.database.write(lambda connection: deleting.delete_job(connection, job_id, tenant, endpoint))
 
     def cancel(self, job_id: UUID, tenant: str | None = None) -> Status | None:
         """Cancel a job: its status after the call, in_progress while its owner has still to stop. None: no such job."""
