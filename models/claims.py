@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, case, select
 
-from models import batches, cancelling, dialects, leases, transitions
+from models import batches, cancelling, dialects, intake, leases, transitions
 from models.columns import constant, is_one_of, now
 from models.database import Database
 from models.records import ClaimedJob, CommitResult, NewJob, Outcome, Reaped, WorkerRecord
@@ -119,11 +119,12 @@ class Claims:
         return self.database.write(work)
 
     def expire_queued(self, limit: int) -> int:
-        """Expire queued rows whose deadline passed. Returns how many."""
+        """Expire queued rows whose deadline passed, and batches that nobody came to read. Returns how many rows."""
 
         def work(connection: Connection) -> int:
             moved = transitions.expire_queued(connection, limit)
             batches.count(connection, moved)
+            intake.expire_unread(connection)
             return len(moved)
 
         return self.database.write(work)
@@ -161,6 +162,5 @@ def _written_before(connection: Connection, outcomes: Sequence[Outcome]) -> froz
 
 
 def _spent(outcome: Outcome) -> tuple[int, int]:
-    """Prompt tokens (counted once) and output tokens of all choices."""
-    prompt = max((choice.prompt_tokens for choice in outcome.completions), default=0)
-    return prompt, sum(choice.output_tokens for choice in outcome.completions)
+    """Prompt tokens (each prompt's counted once) and output tokens of all choices."""
+    return outcome.prompt_tokens, sum(choice.output_tokens for choice in outcome.completions)

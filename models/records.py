@@ -208,6 +208,15 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorCount:
+    """How many rows of a batch failed with a code, and what the first of them said."""
+
+    code: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
     """A file: bytes that were uploaded, or (with `batch_id`) a stream over a batch's rows.
 
@@ -283,6 +292,13 @@ class Outcome:
     status: Status
     completions: tuple[CompletionRecord, ...] = ()
     error: JobError | None = None
+    num_prompts: int = 1  # each with as many completions
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once however many completions it has."""
+        per_prompt = max(len(self.completions) // self.num_prompts, 1)
+        return sum(choice.prompt_tokens for choice in self.completions[::per_prompt])
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from models.records import Outcome
+from worker.assembly import Assembly
 from worker.deliveries import FinishedRow, Ledger, Row
 from worker.engine.types import Output
 from worker.loading import DecodeEngine
 from worker.part import Part
-from worker.rows import outcome_of
+from worker.rows import job_key
 from worker.staging import Staging
 
 IDLE_SECONDS = 0.2
@@ -46,6 +47,7 @@ class Decoder(Part):
         self._engine, self._staging, self._ledger = engine, staging, ledger
         self._refill_wait_seconds = refill_wait_seconds
         self._finish, self._on_room = finish, on_room
+        self._jobs: dict[str, Assembly] = {}  # of which something was handed to the engine, by id
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.progressed_at = time.monotonic()
 
@@ -58,7 +60,7 @@ class Decoder(Part):
         order = Order(job_ids, None)
         self._orders.put(order)
         while self.is_alive() and not order.done.wait(IDLE_SECONDS):
-            pass
+            self._engine.cancel(request_id)
 
     def end(self, row: Row, outcome: Outcome) -> None:
         """Stop decoding a cancelled or expired row at the next step and write that outcome."""
@@ -86,11 +88,16 @@ class Decoder(Part):
             order = self._orders.get()
             self._staging.remove(order.job_ids)
             for job_id in order.job_ids:
-                self._engine.cancel(str(job_id))
-                row = self._ledger.row(job_id)
-                if order.outcome is not None and row is not None:
+                self._forget(str(job_id))
+                if order.outcome is not None and (row := self._ledger.end(job_id)) is not None:
                     self._finish(FinishedRow(row, order.outcome))
             order.done.set()
+
+    def _forget(self, key: str) -> None:
+        """Stop decoding what runs of a job; what still comes of it is nobody's."""
+        assembly = self._jobs.pop(key, None)
+        for request_id in assembly.running if assembly else ():
+            self._engine.cancel(request_id)
 
     def _admit(self) -> None:
         """Fill free slots, together where possible: a prefill of many rows costs little more than of one. They are left
@@ -102,13 +109,23 @@ class Decoder(Part):
         if few and self._engine.has_work and self._staging.waited_seconds() < self._refill_wait_seconds:
             return
         for entry in self._staging.take(free):
-            self._engine.add(entry.sequence)
+            if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
+                assembly = self._jobs.setdefault(str(entry.row.job.id), Assembly(entry.row))
+                assembly.running.add(entry.request_id)
+                self._engine.add(entry.sequence)
         self._on_room()
 
     def _hand_over(self, outputs: list[Output]) -> None:
         for output in outputs:
-            row = self._ledger.row(UUID(output.request_id))
-            if row is not None:  # dropped after its last step: the result belongs to nobody
-                fingerprint = output.fingerprint or self._engine.info.fingerprint
-                outcome = outcome_of(row.job, output, fingerprint=fingerprint)
-                self._finish(FinishedRow(row, outcome))
+            key = job_key(output.request_id)
+            assembly = self._jobs.get(key)
+            if assembly is None:  # another prompt of its list failed in this same step
+                continue
+            outcome = assembly.take(output, fingerprint=self._engine.info.fingerprint)
+            if outcome is None:
+                continue
+            if not assembly.is_single:
+                self._staging.remove({assembly.row.job.id})
+            self._forget(key)
+            self._ledger.end(assembly.row.job.id)
+            self._finish(FinishedRow(assembly.row, outcome))

@@ -65,6 +65,7 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[UUID, tuple[Row, Delivery]] = {}
+        self._ended: set[UUID] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -73,6 +74,19 @@ class Ledger:
         """The row held for a job, or None."""
         held = self._held.get(job_id)
         return held[0] if held else None
+
+    def end(self, job_id: UUID) -> Row | None:
+        """Note that an outcome is on its way for a job, and give its row; None for one that is not open any more."""
+        with self._lock:
+            row = self.row(job_id)
+            if row is None or job_id in self._ended:
+                return None
+            self._ended.add(job_id)
+            return row
+
+    def is_open(self, row: Row) -> bool:
+        """Whether a row is held still, by this claim of it, and nothing has ended it."""
+        return self.row(row.job.id) is row and row.job.id not in self._ended
 
     def ids(self) -> list[UUID]:
         """Every job held."""
@@ -99,6 +113,7 @@ class Ledger:
         done = []
         with self._lock:
             for job_id in job_ids:
+                self._ended.discard(job_id)
                 _, delivery = self._held.pop(job_id, (None, None))
                 if delivery is not None:
                     delivery.num_open -= 1

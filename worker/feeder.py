@@ -3,8 +3,9 @@
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
 from models.claims import Claims
@@ -15,8 +16,8 @@ from worker.engine.types import RowError
 from worker.lease import Lease
 from worker.loading import DecodeEngine
 from worker.part import Part
-from worker.rows import engine_request, failed
-from worker.staging import Staging
+from worker.rows import engine_requests, failed, num_prompts
+from worker.staging import Prepared, Staging
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Feeder(Part):
         self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
         # (-priority, order of arrival, delivery): the higher priority first, then the earlier message
         self._inbox: queue.PriorityQueue[tuple[int, int, Delivery]] = queue.PriorityQueue()
+        self._claimed: deque[Row] = deque()  # not prepared yet
+        self._requests_per_job = 1  # of the last claim
         self._lock = threading.Lock()
         self._arrivals = 0
         self._num_waiting = 0
@@ -65,7 +68,11 @@ class Feeder(Part):
     @property
     def wants_more(self) -> bool:
         """Whether less than one engine's worth of jobs stands ready behind the live rows."""
-        return self._num_waiting + len(self._staging) < self._engine.info.rows
+        return self._num_waiting + len(self._claimed) + len(self._staging) < self._engine.info.rows
+
+    def unprepared(self) -> set[UUID]:
+        """Jobs claimed and not yet staged, once stopped."""
+        return {row.job.id for row in self._claimed}
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a message from the hub thread: no I/O here."""
@@ -79,8 +86,11 @@ class Feeder(Part):
         while not self._stopping.is_set():
             # One engine's worth of rows stands ready behind the live ones.
             room = self._staging.wait_for_room(self._engine.info.rows, IDLE_SECONDS)
-            portions = self._take(room)
-            if portions:
+            if room <= 0:
+                continue
+            if self._claimed:
+                self._stage(room)
+            elif portions := self._take(max(room // self._requests_per_job, 1)):
                 self._claim_until_done(portions)
 
     def _take(self, room: int) -> list[Portion]:
@@ -122,8 +132,12 @@ class Feeder(Part):
         return claimed
 
     def _note(self, portions: list[Portion], claimed: dict[UUID, Row]) -> None:
-        """Enter the rows in the ledger, tell Celery, stage what the engine accepts."""
-        done, rows = [], []
+        """Enter the rows in the ledger, tell Celery, stage what there is room for.
+
+        How many requests a job is shows only once it is claimed: after jobs of many fewer are claimed next.
+        """
+        done: list[Delivery] = []
+        rows: list[Row] = []
         for delivery, ids in portions:
             mine = [claimed.pop(job_id) for job_id in ids if job_id in claimed]  # an id may stand in two messages
             rows += mine
@@ -133,18 +147,36 @@ class Feeder(Part):
             self._num_waiting -= sum(len(ids) for _, ids in portions)
         self._on_accepted([delivery for delivery, _ in portions])
         self._on_finished(done)
-        self._staging.put([prepared for row in rows if (prepared := self._prepare(row)) is not None])
+        self._claimed.extend(rows)
+        if rows:
+            self._requests_per_job = sum(num_prompts(row.job) for row in rows) // len(rows)
+            self._stage(sum(len(ids) for _, ids in portions))
 
-    def _prepare(self, row: Row) -> tuple[Row, Any] | None:
+    def _stage(self, room: int) -> None:
+        """Prepare claimed rows until there are `room` requests; all of a job at once, however many they are."""
+        prepared: list[Prepared] = []
+        while self._claimed and len(prepared) < room:
+            row = self._claimed.popleft()
+            if self._ledger.is_open(row):  # else it was cancelled, or lost with the lease, while it waited here
+                prepared += self._prepare(row)
+        self._staging.put(prepared)
+
+    def _prepare(self, row: Row) -> list[Prepared]:
         """Tokenise and check. This is the per-row boundary: whatever goes wrong fails this row and no other."""
+        request_id = ""
+        prepared: list[Prepared] = []
         try:
-            return row, self._engine.prepare(engine_request(row.job))
+            for request in engine_requests(row.job):
+                request_id = request.id
+                prepared.append((row, request_id, self._engine.prepare(request)))
         except RowError as error:
-            outcome = failed(row.job, error.code, error.message)
+            outcome = failed(row.job, error.code, error.message, request_id=request_id)
         except RequestError as error:
             outcome = failed(row.job, error.error_code, error.message)
         except Exception:
             log.exception("preparing a row failed", extra={"action": "prepare_failed", "job_id": str(row.job.id)})
-            outcome = failed(row.job, "internal_row_error", "the prompt could not be prepared")
+            outcome = failed(row.job, "internal_row_error", "the prompt could not be prepared", request_id=request_id)
+        else:
+            return prepared
         self._finish(FinishedRow(row, outcome))
-        return None
+        return []

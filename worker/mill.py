@@ -133,9 +133,10 @@ class Mill:
         ends = time.monotonic() + self._settings.grace_seconds
         self.feeder.stop()
         self.feeder.join(JOIN_SECONDS)
-        waiting = [staged.row.job.id for staged in self._staging.take(len(self._staging))]
+        waiting = self.feeder.unprepared() | self._staging.job_ids()
+        self._decoder.drop(waiting)  # of a list of prompts some may be in the engine
         self._ledger.let_go(waiting)
-        self._try(lambda: self._claims.release(self._lease.worker_id, waiting))
+        self._try(lambda: self._claims.release(self._lease.worker_id, list(waiting)))
         while len(self._ledger) and time.monotonic() < ends and not hurry():
             time.sleep(DRAIN_POLL_SECONDS)
         self._decoder.stop()

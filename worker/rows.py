@@ -3,8 +3,8 @@ an output to an outcome."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeGuard
 from uuid import UUID
 
 from models.errors import RequestError
@@ -12,13 +12,16 @@ from models.ids import job_id_of_task
 from models.messages import MAX_CHUNK, redis_priority
 from models.records import ClaimedJob, CompletionRecord, JobError, NewJob, Outcome
 from models.requests import (
+    COMPLETIONS,
     DEFAULT_PRIORITY,
     ENDPOINTS,
+    chat_messages,
     num_top_logprobs,
     parse_request,
     read_stored,
     stored_body,
 )
+from models.rules import asked_priority, deadline_of
 from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine.types import Output, Request, SamplingParams, TokenLogprobs
@@ -51,8 +54,11 @@ _SAME = (
 )
 
 
-def engine_request(job: ClaimedJob) -> Request:
-    """What the engine is asked for. Raises RequestError where the body is another version's."""
+def engine_requests(job: ClaimedJob) -> list[Request]:
+    """What the engine is asked for, a request a prompt. Raises RequestError where the body is another version's.
+
+    Prompts of a list are all asked with the same parameters and seed, so that each is answered as if sent alone.
+    """
     values = read_stored(job.endpoint, job.body)
     params = SamplingParams(
         **{name: values[name] for name in _SAME},
@@ -60,28 +66,54 @@ def engine_request(job: ClaimedJob) -> Request:
         stop=tuple(values["stop"]),
         stop_token_ids=tuple(values["stop_token_ids"]),
         logit_bias=tuple((int(token_id), bias) for token_id, bias in values["logit_bias"].items()),
-        echo=values.get("echo", False),  # a chat has none
+        echo=job.endpoint == COMPLETIONS and values["echo"],  # a chat's is put before the answer as it is shown
         top_logprobs=num_top_logprobs(values),
     )
-    prompt, messages = values.get("prompt"), values.get("messages")
-    return Request(str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant)
+    prompt, messages = values.get("prompt"), chat_messages(job.endpoint, values)
+    request = Request(str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant)
+    if not _is_list(prompt):
+        return [request]
+    return [replace(request, id=f"{job.id}/{index}", prompt=one) for index, one in enumerate(prompt)]
 
 
-def outcome_of(job: ClaimedJob, output: Output, *, fingerprint: str) -> Outcome:
-    """What is to be committed for a finished request: a completion for each answer."""
-    if output.error is not None:
-        return failed(job, output.error.code, output.error.message)
-    indexes = range(len(output.completions))
-    completions = tuple(_record(job, output, index, fingerprint=fingerprint) for index in indexes)
-    return Outcome(job.id, job.attempt, Status.COMPLETED, completions)
+def num_prompts(job: ClaimedJob) -> int:
+    """How many requests to the engine a job is."""
+    prompt = job.body.get("prompt")
+    return len(prompt) if _is_list(prompt) else 1
 
 
-def _record(job: ClaimedJob, output: Output, index: int, *, fingerprint: str) -> CompletionRecord:
-    """One answer. The prompt's ids and scores, which all share, are kept with the first alone."""
+def _is_list(prompt: object) -> TypeGuard[list[Any]]:
+    """A list of ids is one prompt; one of texts or of lists is several."""
+    return isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
+
+
+def job_key(request_id: str) -> str:
+    """The id of the job that a request to the engine belongs to."""
+    return request_id.partition("/")[0]
+
+
+def prompt_index(request_id: str) -> int | None:
+    """Which prompt of its job's list a request is, from 0; None: its job has no list."""
+    index = request_id.partition("/")[2]
+    return int(index) if index else None
+
+
+def outcome_of(job: ClaimedJob, outputs: Sequence[Output], *, fingerprint: str) -> Outcome:
+    """What is to be committed for finished requests, one a prompt: a completion for each answer to each prompt."""
+    completions = [
+        _record(job, output, answer, first_choice=prompt * len(output.completions), fingerprint=fingerprint)
+        for prompt, output in enumerate(outputs)
+        for answer in range(len(output.completions))
+    ]
+    return Outcome(job.id, job.attempt, Status.COMPLETED, tuple(completions), num_prompts=len(outputs))
+
+
+def _record(job: ClaimedJob, output: Output, index: int, *, first_choice: int, fingerprint: str) -> CompletionRecord:
+    """One answer. The prompt's ids and scores, which all answers to it share, are kept with the first alone."""
     answer, is_first = output.completions[index], index == 0
     wants_ids = is_first and job.body.get("return_token_ids")
     return CompletionRecord(
-        choice_index=index,
+        choice_index=first_choice + index,
         text=answer.text,
         token_ids=answer.token_ids,
         logprobs=answer.logprobs,
@@ -91,12 +123,14 @@ def _record(job: ClaimedJob, output: Output, index: int, *, fingerprint: str) ->
         prompt_tokens=len(output.prompt_token_ids),
         output_tokens=len(answer.token_ids),
         seed=job.body.get("seed", 0),
-        fingerprint=fingerprint,
+        fingerprint=output.fingerprint or fingerprint,
     )
 
 
-def failed(job: ClaimedJob, code: str, message: str) -> Outcome:
-    """A row that failed for its own fault."""
+def failed(job: ClaimedJob, code: str, message: str, *, request_id: str = "") -> Outcome:
+    """A row that failed for its own fault, or for that of one prompt of its list, which the message then names."""
+    index = prompt_index(request_id)
+    message = message if index is None else f"prompt {index}: {message}"
     return Outcome(job.id, job.attempt, Status.FAILED, error=JobError(code, message))
 
 
@@ -120,9 +154,16 @@ def inline_delivery(
             raise RequestError("model_not_found", "the task names another model than this queue's", param="model")
     except RequestError as error:
         return Delivery([job_id], replace(job, error=JobError(error.error_code, error.message)))
-    priority = DEFAULT_PRIORITY if request.priority is None else request.priority
-    deadline = datetime.now(UTC) + timedelta(seconds=request.ttl) if request.ttl else None
-    job = replace(job, body=stored_body(request), priority=priority, deadline=deadline)
+    asked = asked_priority(request)
+    priority = DEFAULT_PRIORITY if asked is None else asked
+    deadline = deadline_of(request, datetime.now(UTC))
+    job = replace(
+        job,
+        body=stored_body(request),
+        priority=priority,
+        deadline=deadline,
+        max_attempts=request.max_attempts,
+    )
     return Delivery([job_id], job, priority=priority)
 
 

@@ -12,15 +12,19 @@ from worker.deliveries import Row
 
 @dataclass(frozen=True, slots=True)
 class StagedRow:
-    """A row with its sequence, as the engine's prepare() made it."""
+    """A row's request to the engine, or one of several, with its sequence as the engine's prepare() made it."""
 
     row: Row
+    request_id: str
     sequence: Any
     since: float  # monotonic seconds
 
 
+Prepared = tuple[Row, str, Any]  # a row, the id of its request, its sequence
+
+
 class Staging:
-    """A queue whose producer can wait for room and whose consumer can wait for rows."""
+    """A queue whose producer can wait for room and whose consumer can wait for rows. Counts requests, not jobs."""
 
     def __init__(self) -> None:
         self._rows: deque[StagedRow] = deque()
@@ -29,11 +33,11 @@ class Staging:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def put(self, prepared: list[tuple[Row, Any]]) -> None:
+    def put(self, prepared: list[Prepared]) -> None:
         """Add rows in the order given."""
         now = time.monotonic()
         with self._changed:
-            self._rows.extend(StagedRow(row, sequence, now) for row, sequence in prepared)
+            self._rows.extend(StagedRow(*entry, now) for entry in prepared)
             self._changed.notify_all()
 
     def take(self, count: int) -> list[StagedRow]:
@@ -43,13 +47,16 @@ class Staging:
             self._changed.notify_all()
         return taken
 
-    def remove(self, job_ids: set[UUID]) -> list[Row]:
+    def remove(self, job_ids: set[UUID]) -> None:
         """Take out the rows of these jobs, wherever they stand."""
         with self._changed:
-            found = [staged.row for staged in self._rows if staged.row.job.id in job_ids]
             self._rows = deque(staged for staged in self._rows if staged.row.job.id not in job_ids)
             self._changed.notify_all()
-        return found
+
+    def job_ids(self) -> set[UUID]:
+        """The jobs that something is staged of."""
+        with self._changed:
+            return {staged.row.job.id for staged in self._rows}
 
     def waited_seconds(self) -> float:
         """How long the first row has been here; 0 when there is none."""

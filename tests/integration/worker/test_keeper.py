@@ -1,12 +1,14 @@
 """What the keeper looks at between two beats."""
 
+from typing import Any
+
 import pytest
 from sqlalchemy import event, text
 
 from models.claims import Claims
 from models.database import Database
 from models.status import Status
-from tests.integration.store.making import MODEL, new_jobs, new_worker
+from tests.integration.store.making import new_worker
 from tests.integration.worker.workbench import Workbench
 from tests.waiting import wait_until
 from worker import keeper
@@ -35,9 +37,9 @@ def test_cancelled_row_ends_without_waiting_for_a_beat(database: Database, monke
 
 def test_rows_to_stop_are_found_by_index(database: Database, claims: Claims) -> None:
     """It is asked for twice a second by every worker, beside whatever number of rows others hold and have ended."""
-    statements: list[tuple[str, object]] = []
+    statements: list[tuple[str, Any]] = []
 
-    def note(connection: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+    def note(connection: object, cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
         statements.append((statement, parameters))
 
     event.listen(database.engine, "before_cursor_execute", note)
@@ -48,5 +50,5 @@ def test_rows_to_stop_are_found_by_index(database: Database, claims: Claims) -> 
     with database.engine.begin() as connection:
         if database.dialect == "postgresql":  # a planner reads an almost empty table whole
             connection.execute(text("SET LOCAL enable_seqscan = off"))
-        plan = str(connection.exec_driver_sql(explain + statement, parameters).all())  # type: ignore[call-overload]
+        plan = str(connection.exec_driver_sql(explain + statement, parameters).all())
     assert "jobs_owner" in plan

@@ -1,6 +1,6 @@
 """The threads of a worker in the test's own process, around an engine of the test's choice, on a real database."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from uuid import UUID
 
@@ -86,9 +86,9 @@ class Workbench:
             part.join(10)
         assert not self.crashes
 
-    def submit(self, *bodies: dict[str, object], endpoint: str = "/v1/completions") -> list[UUID]:
+    def submit(self, *bodies: Mapping[str, object], endpoint: str = "/v1/completions") -> list[UUID]:
         """Store jobs and hand their ids to the feeder, as a message would."""
-        new = [NewJob(uuid7(), "noop", endpoint, {"seed": 0} | body) for body in bodies]
+        new = [NewJob(uuid7(), "noop", endpoint, {"seed": 0, **body}) for body in bodies]
         self.store.submit(new)
         self.feeder.deliver(Delivery([job.id for job in new]))
         return [job.id for job in new]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from tests.unit.worker.test_staging import row
 from worker.decoder import Decoder
-from worker.deliveries import FinishedRow, Ledger
+from worker.deliveries import Delivery, FinishedRow, Ledger
 from worker.engine.types import Output, Request
 from worker.noop_engine import NoopEngine
 from worker.staging import Staging
@@ -42,12 +42,13 @@ class BrokenEngine(SlowEngine):
 def decoding(engine: SlowEngine, crashes: list[str]) -> Iterator[Decoder]:
     """A decoder with one row staged."""
     finished: list[FinishedRow] = []
-    staging = Staging()
-    staging.put([(row(1), Request(str(row(1).job.id), "a"))])
+    staging, ledger, held = Staging(), Ledger(), row(1)
+    ledger.hold(Delivery([]), [held.job.id], [held])
+    staging.put([(held, str(held.job.id), Request(str(held.job.id), "a"))])
     decoder = Decoder(
         engine,
         staging,
-        Ledger(),
+        ledger,
         refill_wait_seconds=0,
         finish=finished.append,
         on_room=lambda: None,

@@ -49,3 +49,16 @@ def test_acceptance_is_reported_once() -> None:
     delivery.accepted()
     delivery.accepted()
     assert reports == [1]
+
+
+def test_row_is_open_until_it_ends_is_let_go_or_is_claimed_anew() -> None:
+    ledger, delivery, first = Ledger(), Delivery([ONE]), row(1)
+    assert not ledger.is_open(first)
+    ledger.hold(delivery, ledger.take(delivery, 1), [first])
+    assert ledger.is_open(first)
+    assert (ledger.end(ONE), ledger.end(ONE), ledger.end(TWO)) == (first, None, None)
+    assert not ledger.is_open(first)
+    ledger.let_go([ONE])
+    again = row(1)
+    ledger.hold(Delivery([]), [ONE], [again])
+    assert (ledger.is_open(first), ledger.is_open(again)) == (False, True)

@@ -12,8 +12,17 @@ from models.packing import dump_json, load_json
 from models.records import ClaimedJob, JobError
 from models.requests import parse_request, stored_body
 from models.status import Status
-from worker.engine.types import Completion, Output, RowError, SamplingParams, TokenLogprobs
-from worker.rows import engine_request, inline_delivery, listed_delivery, outcome_of
+from worker.engine.types import Completion, Output, SamplingParams, TokenLogprobs
+from worker.rows import (
+    engine_requests,
+    failed,
+    inline_delivery,
+    job_key,
+    listed_delivery,
+    num_prompts,
+    outcome_of,
+    prompt_index,
+)
 
 USER = [{"role": "user", "content": "hi"}]
 JOB = ClaimedJob(
@@ -55,18 +64,18 @@ def test_listed_message_passes_over_what_is_no_id() -> None:
 
 
 def test_request_carries_the_parameters() -> None:
-    request = engine_request(JOB)
+    [request] = engine_requests(JOB)
     assert (request.id, request.prompt, request.params.seed, request.params.stop) == (str(JOB.id), "a", 7, ("x",))
 
 
 def test_request_belongs_to_the_jobs_tenant() -> None:
     """The engine shares what it computed of a prompt within one owner only."""
-    assert engine_request(replace(JOB, tenant="somebody")).owner == "somebody"
+    assert engine_requests(replace(JOB, tenant="somebody"))[0].owner == "somebody"
 
 
 def test_chat_job_carries_its_messages() -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], "seed": 1, "logprobs": True, "top_logprobs": 2}
-    request = engine_request(replace(JOB, endpoint="/v1/chat/completions", body=body))
+    [request] = engine_requests(replace(JOB, endpoint="/v1/chat/completions", body=body))
     assert request.prompt is None
     assert request.messages == [{"role": "user", "content": "hi"}]
     assert (request.params.top_logprobs, request.params.max_tokens) == (2, None)
@@ -104,7 +113,7 @@ def test_every_parameter_of_the_engine_is_filled_from_the_body() -> None:
         "early_stopping": "never",
     }
     body = stored_body(parse_request("/v1/completions", {"prompt": "a", **given}))
-    params = engine_request(replace(JOB, body=load_json(dump_json(body)))).params
+    params = engine_requests(replace(JOB, body=load_json(dump_json(body))))[0].params
     expected = given | {"stop": ("x",), "stop_token_ids": (4,), "logit_bias": ((5, -100), (7, 1.5))}
     expected["top_logprobs"] = expected.pop("logprobs")
     assert asdict(params) == expected
@@ -114,18 +123,18 @@ def test_every_parameter_of_the_engine_is_filled_from_the_body() -> None:
 def test_parameters_that_were_not_given_are_the_engines_defaults() -> None:
     for endpoint, prompt in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": USER})):
         body = stored_body(parse_request(endpoint, prompt | {"seed": 0, "max_tokens": 16}))
-        assert engine_request(replace(JOB, endpoint=endpoint, body=body)).params == SamplingParams()
+        assert engine_requests(replace(JOB, endpoint=endpoint, body=body))[0].params == SamplingParams()
 
 
 def test_body_of_another_version_fails_its_row() -> None:
     with pytest.raises(RequestError):
-        engine_request(replace(JOB, body={"prompt": "a", "from_the_future": 1}))
+        engine_requests(replace(JOB, body={"prompt": "a", "from_the_future": 1}))
 
 
 def test_finished_output_becomes_a_completion() -> None:
     details = [TokenLogprobs("b", -0.5, (("b", 1, -0.5),), 0)]
     output = Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b", "length", details),))
-    outcome = outcome_of(JOB, output, fingerprint="f")
+    outcome = outcome_of(JOB, [output], fingerprint="f")
     (completion,) = outcome.completions
     assert (outcome.status, outcome.attempt, completion.prompt_tokens, completion.output_tokens) == (
         Status.COMPLETED,
@@ -139,7 +148,7 @@ def test_finished_output_becomes_a_completion() -> None:
 
 def test_prompt_ids_are_kept_only_where_asked_for() -> None:
     job = replace(JOB, body={**JOB.body, "return_token_ids": True})
-    outcome = outcome_of(job, Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b"),)), fingerprint="f")
+    outcome = outcome_of(job, [Output(str(JOB.id), [1, 2], (Completion([3], [-0.5], "b"),))], fingerprint="f")
     assert outcome.completions[0].prompt_token_ids == [1, 2]
 
 
@@ -151,7 +160,7 @@ def test_each_answer_becomes_a_completion_of_its_own() -> None:
         Completion([4, 5], [-1, -2], "cd"),
     )
 
-    outcome = outcome_of(job, Output(str(JOB.id), [1, 2], answers), fingerprint="f")
+    outcome = outcome_of(job, [Output(str(JOB.id), [1, 2], answers)], fingerprint="f")
 
     assert [entry.choice_index for entry in outcome.completions] == [0, 1, 2]
     assert [(entry.text, entry.finish_reason) for entry in outcome.completions] == [
@@ -167,7 +176,7 @@ def test_scores_of_the_prompt_are_stored_once() -> None:
     prompt = [TokenLogprobs("a", None, (), 0, 7), TokenLogprobs("b", -2.0, (("c", 9, -0.1),), 1, 8, 5)]
     answers = (Completion([3], [-0.5], "b"), Completion([4], [-1.5], "c"))
 
-    outcome = outcome_of(JOB, Output(str(JOB.id), [7, 8], answers, prompt), fingerprint="f")
+    outcome = outcome_of(JOB, [Output(str(JOB.id), [7, 8], answers, prompt)], fingerprint="f")
 
     first, second = outcome.completions
     assert first.details == {
@@ -183,13 +192,43 @@ def test_echoed_tokens_are_kept_beside_the_logprobs_of_the_answer() -> None:
     details = [TokenLogprobs("a", None, (), 0), TokenLogprobs("b", -0.5, (), 1)]
     answer = Completion([3], [-0.5], "ab", "length", details)
 
-    (completion,) = outcome_of(JOB, Output(str(JOB.id), [1], (answer,)), fingerprint="f").completions
+    (completion,) = outcome_of(JOB, [Output(str(JOB.id), [1], (answer,))], fingerprint="f").completions
 
     assert completion.logprobs == [-0.5]
     assert completion.details is not None
     assert [(entry["token"], entry["logprob"]) for entry in completion.details["tokens"]] == [("a", None), ("b", -0.5)]
 
 
-def test_row_error_becomes_a_failed_outcome() -> None:
-    outcome = outcome_of(JOB, Output(str(JOB.id), error=RowError("nonfinite_logits", "no")), fingerprint="f")
-    assert (outcome.status, outcome.error) == (Status.FAILED, JobError("nonfinite_logits", "no"))
+def test_failure_of_a_prompt_of_a_list_names_it() -> None:
+    assert failed(JOB, "nonfinite_logits", "no").error == JobError("nonfinite_logits", "no")
+    assert failed(JOB, "nonfinite_logits", "no", request_id="x").error == JobError("nonfinite_logits", "no")
+    assert failed(JOB, "c", "no", request_id="x/3").error == JobError("c", "prompt 3: no")
+
+
+@pytest.mark.parametrize("prompts", [["a", "b", "a"], [[1, 2], [3], [1, 2]]])
+def test_each_prompt_of_a_list_is_asked_alone(prompts: list[Any]) -> None:
+    job = replace(JOB, body={**JOB.body, "prompt": prompts})
+    requests = engine_requests(job)
+    assert [request.prompt for request in requests] == prompts
+    for request in requests:
+        [alone] = engine_requests(replace(JOB, body={**JOB.body, "prompt": request.prompt}))
+        assert replace(request, id="") == replace(alone, id="")
+    assert {job_key(request.id) for request in requests} == {str(JOB.id)}
+    assert [prompt_index(request.id) for request in requests] == [0, 1, 2]
+    assert (num_prompts(job), num_prompts(JOB), num_prompts(replace(JOB, body={"prompt": [1, 2]}))) == (3, 1, 1)
+
+
+def test_answers_to_a_list_are_numbered_prompt_by_prompt() -> None:
+    job = replace(JOB, body={**JOB.body, "prompt": ["a", "b"], "return_token_ids": True})
+    scores = [TokenLogprobs("a", None, (), 0, 7)]
+    first = Output("", [1, 2], (Completion([3], [-1], "b"), Completion([4], [-1], "c")), scores)
+    second = Output("", [5], (Completion([6], [-1], "d"), Completion([7], [-1], "e")), fingerprint="other")
+
+    outcome = outcome_of(job, [first, second], fingerprint="f")
+
+    assert [(entry.choice_index, entry.text) for entry in outcome.completions] == list(enumerate("bcde"))
+    assert [entry.prompt_tokens for entry in outcome.completions] == [2, 2, 1, 1]
+    assert [entry.prompt_token_ids for entry in outcome.completions] == [[1, 2], None, [5], None]
+    assert [entry.details is None for entry in outcome.completions] == [False, True, True, True]
+    assert [entry.fingerprint for entry in outcome.completions] == ["f", "f", "other", "other"]
+    assert (outcome.num_prompts, outcome.prompt_tokens) == (2, 3)

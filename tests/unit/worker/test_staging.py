@@ -14,21 +14,22 @@ def row(number: int) -> Row:
 
 def test_rows_leave_in_the_order_they_came() -> None:
     staging = Staging()
-    staging.put([(row(1), "a"), (row(2), "b"), (row(3), "c")])
+    staging.put([(row(1), "1", "a"), (row(2), "2", "b"), (row(3), "3", "c")])
     assert [entry.sequence for entry in staging.take(2)] == ["a", "b"]
     assert len(staging) == 1
 
 
 def test_named_rows_are_taken_out_of_the_middle() -> None:
     staging = Staging()
-    staging.put([(row(number), number) for number in range(4)])
-    assert [found.job.id.int for found in staging.remove({UUID(int=1), UUID(int=9)})] == [1]
+    staging.put([(row(number), str(number), number) for number in range(4)])
+    assert {job_id.int for job_id in staging.job_ids()} == {0, 1, 2, 3}
+    staging.remove({UUID(int=1), UUID(int=9)})
     assert [entry.sequence for entry in staging.take(9)] == [0, 2, 3]
 
 
 def test_room_is_waited_for_and_no_longer_than_asked() -> None:
     staging = Staging()
-    staging.put([(row(1), "a")])
+    staging.put([(row(1), "1", "a")])
     assert staging.wait_for_room(1, timeout_seconds=0.01) == 0
     threading.Timer(0.01, staging.take, (1,)).start()
     assert staging.wait_for_room(1, timeout_seconds=10) == 1
@@ -37,5 +38,5 @@ def test_room_is_waited_for_and_no_longer_than_asked() -> None:
 def test_waiting_time_is_that_of_the_first_row() -> None:
     staging = Staging()
     assert staging.waited_seconds() == 0
-    staging.put([(row(1), "a")])
+    staging.put([(row(1), "1", "a")])
     assert staging.waited_seconds() > 0
