@@ -8,7 +8,6 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -17,7 +16,7 @@ from api.stream_progress import Item, Progress
 from api.waiting import Watch
 from models.errors import BatchmillError, NotFound
 from models.records import JobRecord
-from models.status import FINAL, Status
+from models.status import FINAL
 from models.store import Store
 
 log = logging.getLogger(__name__)
@@ -35,8 +34,7 @@ class Following:
         self._store = store
         self._watch = watch
         self._feed = feed
-        self._job_id: UUID = job.id
-        self._status: Status | None = None
+        self.job = job  # as it was last read
         self._progress = Progress(known_chars, with_ids=bool(body.get("return_token_ids")))
         self._has_feed = bool(body.get("stream"))
         self._place = BEGINNING
@@ -63,10 +61,10 @@ class Following:
     async def _more(self) -> None:
         """Wait for the table or the feed, whichever has something."""
         if self._watching is None:
-            is_news = self._status.__ne__
-            self._watching = asyncio.create_task(self._watch.wait(self._job_id, is_news, seconds=RECHECK_SECONDS))
+            is_news = self.job.status.__ne__
+            self._watching = asyncio.create_task(self._watch.wait(self.job.id, is_news, seconds=RECHECK_SECONDS))
         if self._reading is None and self._has_feed:
-            self._reading = asyncio.create_task(self._feed.read(self._job_id, after=self._place))
+            self._reading = asyncio.create_task(self._feed.read(self.job.id, after=self._place))
         tasks: list[asyncio.Task[Any]] = [task for task in (self._watching, self._reading) if task is not None]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if self._reading in done:
@@ -83,18 +81,18 @@ class Following:
     async def _look(self) -> None:
         """Read the job again. A database that is away is asked again at the pace of the watch."""
         try:
-            job = await run_in_threadpool(self._store.job, self._job_id)
+            job = await run_in_threadpool(self._store.job, self.job.id)
         except BatchmillError as error:
             log.warning("cannot read a job that is followed: %s", error, extra={"action": "follow_failed"})
             return
         if job is None:
             raise NotFound
-        if job.status is not self._status:
+        if job.status is not self.job.status:
             self._arrive(job)
 
     def _arrive(self, job: JobRecord) -> None:
         """The job is in a new state. With the final one comes the text that the feed did not bring."""
-        self._status = job.status
+        self.job = job
         pieces = map(self._progress.rest, job.completions)
         self._ready.extend(piece for piece in pieces if piece is not None)
         self._ready.append(job)
