@@ -5,12 +5,14 @@ A bad line is an answer, not an exception: it carries its error and is stored re
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
 from models.errors import RequestError
 from models.requests import ENDPOINTS, parse_request, stored_body
+from models.rules import AnyRequest, asked_priority, deadline_of
 
 MAX_CUSTOM_ID_CHARS = 512
 BOM = b"\xef\xbb\xbf"
@@ -47,9 +49,16 @@ def parse_line(raw: bytes, *, models: Collection[str], max_bytes: int) -> BatchL
         endpoint,
         request.model,
         stored_body(request),
-        priority=request.priority,
-        ttl_seconds=request.ttl,
+        priority=asked_priority(request),
+        ttl_seconds=_life_seconds(request),
     )
+
+
+def _life_seconds(request: AnyRequest) -> int | None:
+    """How long the line's job may take, from when it is read."""
+    now = datetime.now(UTC)
+    deadline = deadline_of(request, now)
+    return None if deadline is None else max(1, round((deadline - now).total_seconds()))
 
 
 def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:

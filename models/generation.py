@@ -4,11 +4,13 @@ Names and ranges are OpenAI's; those beyond it are spelled as vLLM spells them.
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from models.errors import RequestError
+from models.prompts import MAX_TOKEN_ID, Messages, Prompt, TokenId
 
 MAX_LOGPROBS = 20
 MAX_ANSWERS = 128
@@ -17,7 +19,8 @@ MAX_STOP_CHARS = 256
 MAX_SEED = 2**63 - 1
 MAX_BIASES = 300
 MAX_BIAS = 100
-MAX_TOKEN_ID = 2**31 - 1
+MAX_LIFE_SECONDS = 30 * 24 * 3600
+MAX_KEY_CHARS = 255
 
 STOP_ERROR = f"stop must be one to {MAX_STOPS} non-empty strings of at most {MAX_STOP_CHARS} characters"
 LOGIT_BIAS_ERROR = (
@@ -26,9 +29,6 @@ LOGIT_BIAS_ERROR = (
 )
 _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)  # one spelling an id: "7" and "07" would be two biases
 
-Text = Annotated[str, Field(min_length=1)]
-TokenId = Annotated[int, Field(ge=0, le=MAX_TOKEN_ID)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Answers = Annotated[int, Field(ge=1, le=MAX_ANSWERS)]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
@@ -36,14 +36,13 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
 
-class Message(BaseModel):
-    """One turn of a chat."""
+class StreamOptions(BaseModel):
+    """What a stream holds beside the text."""
 
     model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str
-    name: str | None = None
+    include_usage: bool = False
+    include_obfuscation: bool = False  # padding against listeners; taken and not needed
 
 
 class GenerationRequest(BaseModel):
@@ -80,9 +79,16 @@ class GenerationRequest(BaseModel):
     early_stopping: bool | Literal["never"] = False
     prompt_logprobs: NumLogprobs | None = None
     return_token_ids: bool = False
+    stream: bool = False
     background: bool = False
+    on_timeout: Literal["error", "background"] = "error"
+    store: bool | None = None
     priority: Annotated[int, Field(ge=0, le=9)] | None = None
-    ttl: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    ttl: Annotated[int, Field(ge=1, le=MAX_LIFE_SECONDS)] | None = None
+    deadline_at: int | float | str | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] | None = None
+    idempotency_key: str | None = None
     metadata: dict[str, str] = {}
     user: Annotated[str, Field(max_length=255)] | None = None
 
@@ -113,34 +119,34 @@ class GenerationRequest(BaseModel):
             raise ValueError("metadata holds at most 16 pairs, keys of 64 and values of 512 characters")
         return value
 
+    @field_validator("deadline_at")
+    @classmethod
+    def _deadline_is_ahead(cls, value: float | str | None) -> float | str | None:
+        if value is not None:
+            moment, now = read_moment(value), datetime.now(UTC)
+            if not now < moment <= now + timedelta(seconds=MAX_LIFE_SECONDS):
+                raise RequestError(
+                    "invalid_deadline", "deadline_at must lie within the next 30 days", param="deadline_at"
+                )
+        return value
+
 
 class CompletionRequest(GenerationRequest):
     """The body of POST /v1/completions."""
 
-    prompt: Text | TokenIds
+    prompt: Prompt
+    stream_options: StreamOptions | None = None
     echo: bool = False
     logprobs: NumLogprobs | None = None
-
-    @field_validator("prompt", mode="before")
-    @classmethod
-    def _one_prompt(cls, value: object) -> object:
-        """A list that holds one prompt is that prompt."""
-        if isinstance(value, list) and value and isinstance(value[0], str | list):
-            if len(value) > 1:
-                raise RequestError(
-                    "unsupported_parameter",
-                    f"prompt holds {len(value)} prompts; send each as a job of its own",
-                    param="prompt",
-                )
-            return value[0]
-        return value
 
 
 class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=2048)]
+    messages: Messages
     max_completion_tokens: Count | None = None
+    echo: bool = False
+    stream_options: StreamOptions | None = None
     logprobs: bool = False
     top_logprobs: NumLogprobs | None = None
 
@@ -151,26 +157,19 @@ class ChatRequest(GenerationRequest):
         return self
 
 
-def check_together(request: CompletionRequest | ChatRequest) -> None:
-    """Check the rules between fields. Raises RequestError, which names the field to change."""
-    if request.max_tokens == 0:
-        _check_scoring(request)
-    if request.best_of is not None and request.best_of < request.n:
-        raise RequestError("invalid_value", "best_of must be at least n", param="best_of")
-    if not request.use_beam_search:
-        for name in ("length_penalty", "early_stopping"):
-            if getattr(request, name) != GenerationRequest.model_fields[name].default:
-                raise RequestError("invalid_value", f"{name} needs use_beam_search", param=name)
-
-
-def _check_scoring(request: CompletionRequest | ChatRequest) -> None:
-    """Without a token to decode, something of the prompt must be asked for."""
-    if request.use_beam_search:
-        raise RequestError("invalid_value", "max_tokens must be at least 1 with use_beam_search", param="max_tokens")
-    echoes = isinstance(request, CompletionRequest) and request.echo
-    if not echoes and request.prompt_logprobs is None:
-        wanted = "echo or prompt_logprobs" if isinstance(request, CompletionRequest) else "prompt_logprobs"
-        raise RequestError("invalid_value", f"max_tokens must be at least 1 without {wanted}", param="max_tokens")
+def read_moment(value: float | str) -> datetime:
+    """A moment as seconds since 1970 or as RFC 3339 with its offset. Raises RequestError."""
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            if moment.tzinfo is not None:
+                return moment.astimezone(UTC)
+        else:
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    message = "deadline_at must be seconds since 1970, or a time as 2026-12-31T23:59:59Z"
+    raise RequestError("invalid_deadline", message, param="deadline_at")
 
 
 def _is_bias(entry: tuple[object, object]) -> bool:

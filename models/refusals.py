@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from pydantic import ValidationError
 
 from models.errors import RequestError
@@ -10,37 +11,65 @@ from models.generation import LOGIT_BIAS_ERROR
 
 # Known fields whose other values wait for a later release, with the values that mean "off".
 UNSUPPORTED: dict[str, tuple[object, ...]] = {
-    "stream": (False,),
     "webhook": (),
     "suffix": (),
-    "stream_options": (),
     "tools": ([],),
-    "tool_choice": ("none",),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     "response_format": ({"type": "text"},),
     "structured_outputs": (),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "web_search_options": (),
+    "allowed_token_ids": ([],),
+    "bad_words": ([],),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
 }
-# A chat's prompt is what the template makes of it; nobody wants that back as the answer's beginning.
-UNSUPPORTED_IN_CHAT = UNSUPPORTED | {"echo": (False,)}
+UNSUPPORTED_IN_RESPONSES: dict[str, tuple[object, ...]] = {
+    "webhook": (),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "max_tool_calls": (),
+    "text": ({"format": {"type": "text"}}, {}),
+    "reasoning": ({}, {"effort": "none"}),
+    "previous_response_id": (),
+    "conversation": (),
+    "prompt": (),
+    "structured_outputs": (),
+}
 
 _CODES = {
     "stop": "invalid_stop",
     "messages": "invalid_messages",
+    "input": "invalid_messages",
+    "deadline_at": "invalid_deadline",
     "metadata": "invalid_metadata",
     "logit_bias": "invalid_logit_bias",
 }
 _MESSAGES = {  # where pydantic's complaint is about a part that the client does not know
     "logit_bias": LOGIT_BIAS_ERROR,
     "early_stopping": 'early_stopping must be true, false or "never"',
+    "deadline_at": "deadline_at must be seconds since 1970, or a time as 2026-12-31T23:59:59Z",
 }
 
 
 def refuse_surrogates(body: Mapping[str, object]) -> None:
     """Half of a surrogate pair cannot be written as UTF-8; found here it costs an answer, later a worker."""
-    for name, value in body.items():
-        try:
-            f"{name}{value}".encode()
-        except UnicodeEncodeError:
-            raise RequestError("invalid_unicode", "the text is not valid Unicode", param="body") from None
+    try:
+        orjson.dumps(body)
+    except TypeError:  # it has another reason too: an integer that is no 64 bits long
+        for name, value in body.items():
+            try:
+                f"{name}{value}".encode()
+            except UnicodeEncodeError:
+                raise RequestError("invalid_unicode", "the text is not valid Unicode", param="body") from None
 
 
 def refuse_unsupported(given: dict[str, Any], unsupported: Mapping[str, tuple[object, ...]]) -> None:
@@ -60,24 +89,9 @@ def first_error(error: ValidationError) -> RequestError:
         return RequestError("unknown_parameter", f"{param} is not a known parameter", param=param)
     if first["type"] == "missing":
         return RequestError("missing_required_parameter", f"{param} is required", param=param)
-    if field == "prompt":
-        return _prompt_error(error)
     code = _CODES.get(str(field), "invalid_value")
     if field in _MESSAGES:
         return RequestError(code, _MESSAGES[field], param=field)
     message = first["msg"].removeprefix("Value error, ")
     message = message if message.startswith(str(field)) else f"{param}: {message}"
     return RequestError(code, message, param=param)
-
-
-def _prompt_error(error: ValidationError) -> RequestError:
-    """A prompt is text or token ids; say which of the two went wrong."""
-    errors = error.errors(include_url=False, include_input=False, include_context=False)
-    kinds = {entry["type"] for entry in errors if entry["loc"][0] == "prompt"}
-    if "string_too_short" in kinds or "too_short" in kinds:
-        return RequestError("empty_prompt", "prompt must not be empty", param="prompt")
-    for entry in errors:
-        if entry["loc"][0] == "prompt" and isinstance(entry["loc"][-1], int):
-            where = f"prompt[{entry['loc'][-1]}]"
-            return RequestError("invalid_token_id", f"{where} must be a token id, an integer from 0", param=where)
-    return RequestError("invalid_value", "prompt must be a string or a list of token ids", param="prompt")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from models.generation import ChatRequest, CompletionRequest
-from models.refusals import UNSUPPORTED
+from models.refusals import UNSUPPORTED, UNSUPPORTED_IN_RESPONSES
 from models.requests import DEFAULT_MAX_TOKENS
+from models.response_request import ResponseRequest
 from models.settings import Settings
 from models.status import ARROWS, FINAL, Status
 
@@ -47,12 +48,12 @@ def test_settings_table_is_complete_and_true() -> None:
 def test_parameter_tables_are_complete_and_true() -> None:
     text = (ROOT / "docs/parameters.md").read_text()
     table = {row[0].strip("`"): row[1].strip("`") for row in rows(text, columns=4)}
-    fields = CompletionRequest.model_fields | ChatRequest.model_fields
+    fields = CompletionRequest.model_fields | ChatRequest.model_fields | ResponseRequest.model_fields
     special = {"max_tokens": str(DEFAULT_MAX_TOKENS), "seed": "drawn", "logprobs": "none"}
     defaults = {name: "required" if field.is_required() else spelled(field.default) for name, field in fields.items()}
 
     assert table == defaults | special
-    assert [name for name in UNSUPPORTED if f"`{name}`" not in text] == []
+    assert [name for name in {**UNSUPPORTED, **UNSUPPORTED_IN_RESPONSES} if f"`{name}`" not in text] == []
 
 
 def spelled(default: object) -> str:

@@ -177,6 +177,5 @@ def test_chat_scores_its_prompt_only_for_prompt_logprobs(name: str) -> None:
     assert (error.param, error.message) == ("max_tokens", "max_tokens must be at least 1 without prompt_logprobs")
 
 
-def test_chat_has_no_echo() -> None:
-    error = refusal(CHAT, {"echo": True})
-    assert (error.error_code, error.param) == ("unsupported_parameter", "echo")
+def test_chat_may_echo_as_well() -> None:
+    assert stored_body(parse_request(CHAT, {"messages": USER, "echo": True}))["echo"] is True
