@@ -8,8 +8,9 @@ from fastapi import Depends, FastAPI
 
 from api import errors
 from api.auth import caller
+from api.housekeeping import Housekeeper
 from api.request_id import RequestIds
-from api.routes import completions, health, jobs, models
+from api.routes import completions, files, health, jobs, models
 from api.services import Services
 from models.database import Database
 from models.settings import Settings, load_settings
@@ -29,7 +30,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_middleware(RequestIds)
     errors.install(app)
     app.include_router(health.router)
-    for module in (completions, jobs, models):
+    for module in (completions, files, jobs, models):
         app.include_router(module.router, dependencies=[Depends(caller)])
     return app
 
@@ -37,14 +38,19 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 def app_from_environment() -> FastAPI:
     """For a server that builds the application itself: uvicorn --factory api.app:app_from_environment."""
     settings = load_settings()
-    return create_app(settings, Database(settings.database))
+    app = create_app(settings, Database(settings.database))
+    app.state.services.blobs.prepare()
+    return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """The publisher runs while the service does; the database is the caller's or ends with the process."""
+    """Publisher and housekeeper run while the service does; the database is the caller's or ends with the process."""
     services: Services = app.state.services
+    housekeeper = Housekeeper(services.files, services.blobs)
     services.broker.start()
+    housekeeper.start()
     yield
+    housekeeper.stop()
     await services.feed.close()
     services.broker.stop()

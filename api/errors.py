@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import orjson
 from fastapi import FastAPI, Request, Response
@@ -22,6 +23,22 @@ class RequestTooLarge(ours.RequestError):
 
 class UnsupportedMedia(ours.RequestError):
     """The request body has a form or a coding that is not read here."""
+
+
+class RequestTimeout(ours.RequestError):
+    """The request body comes too slowly."""
+
+    headers: ClassVar[Mapping[str, str]] = {"connection": "close"}  # the rest of the body is not read
+
+
+class RangeNotSatisfiable(ours.BatchmillError):
+    """The range lies beyond the end of the file."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, num_bytes: int) -> None:
+        super().__init__(f"the file has {num_bytes} bytes: the range lies beyond its end")
+        self.headers = {"content-range": f"bytes */{num_bytes}"}
 
 
 class ModelNotFound(ours.RequestError):
@@ -82,6 +99,8 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 TABLE: dict[type[Exception], Answer] = {
     ours.RequestError: Answer(400, INVALID),
     RequestTooLarge: Answer(413, INVALID),
+    RequestTimeout: Answer(408, "timeout_error"),
+    RangeNotSatisfiable: Answer(416, INVALID),
     UnsupportedMedia: Answer(415, INVALID),
     Unauthorized: Answer(401, "authentication_error"),
     InsufficientScope: Answer(403, "permission_error"),
@@ -144,7 +163,7 @@ def on_error(request: Request, error: Exception) -> Response:
         code=code,
         message=public_message(error, answer),
         param=getattr(error, "param", None),
-        headers=_headers_of(answer),
+        headers=_headers_of(answer) | dict(getattr(error, "headers", {})),
     )
 
 

@@ -16,6 +16,7 @@ from cli.embedded import find_redis_server
 from cli.finding import Finding, Verdict
 from cli.model import find_model, is_cached
 from models import migrations
+from models.blobs import Blobs
 from models.database import Database
 from models.errors import BatchmillError, ConfigurationError
 from models.settings import NOOP, Settings
@@ -28,7 +29,7 @@ FIXED_SQLITE = (3, 51, 3)  # 3.7.0 to 3.51.2 can corrupt a WAL that two connecti
 
 def examine(settings: Settings) -> int:
     """Print the findings; exit status 1 if something is wrong."""
-    checks: list[Callable[[Settings], Iterator[Finding]]] = [_state, _database, _redis, _model]
+    checks: list[Callable[[Settings], Iterator[Finding]]] = [_state, _files, _database, _redis, _model]
     if importlib.util.find_spec("torch") is not None:
         from cli.machine import MACHINE_CHECKS
 
@@ -53,6 +54,19 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield Finding("state directory", "note", f"only {free >> 20} MiB free in {settings.state_dir}")
     else:
         yield Finding("state directory", "ok", f"{settings.state_dir}, {free >> 30} GiB free")
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    """Only a storage that was named is tried: the folder of the state directory is made by the service."""
+    if settings.blob_url is None:
+        yield Finding("files", "ok", "in the state directory")
+        return
+    try:
+        Blobs(settings.blobs).prepare()
+    except ConfigurationError as error:
+        yield Finding("files", "wrong", error.message)
+    else:
+        yield Finding("files", "ok", "BATCHMILL_BLOB_URL can be written")
 
 
 def _database(settings: Settings) -> Iterator[Finding]:

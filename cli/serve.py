@@ -30,10 +30,12 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
 
     from api.app import create_app
     from api.auth import refuse_unsafe_bind
+    from models.blobs import Blobs
     from models.database import Database
     from models.key_store import KeyStore
 
     logs.set_up(settings)
+    Blobs(settings.blobs).prepare()
     database = Database(settings.database)
     refuse_unsafe_bind(settings, host, KeyStore(database).exists)
     with interrupts(), suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down

@@ -92,7 +92,8 @@ class Blobs:
         """
         if not self.is_folder:
             return 0
-        return sum(_remove_if_older(path, older_than_seconds) for path in (Path(self._root) / INCOMING).glob("*"))
+        with _errors():
+            return sum(_remove_if_older(path, older_than_seconds) for path in (Path(self._root) / INCOMING).glob("*"))
 
     def _path(self, id: UUID) -> str:
         # The last digits: the first ones of a UUIDv7 are its time, the same for all files of a day.

@@ -1,9 +1,8 @@
 """Rows of files: uploaded bytes, and the streams over a batch's rows that are its output and error files."""
 
-from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, tuple_, update
 
 from models.columns import from_now, is_one_of, now
 from models.errors import FileInUse, NotFound, RequestError
@@ -17,6 +16,7 @@ from models.tables import batches, files
 BATCH_OUTPUT = "batch_output"  # the purpose of output and error files
 UNMEASURED = -1
 
+_PLACE = (files.c.created_at, files.c.id)  # in a list
 _NOT_EXPIRED = files.c.expires_at.is_(None) | (files.c.expires_at > now())
 _IS_LIVE = batches.c.status.not_in(sorted(FINAL_BATCH))
 _FEEDS_LIVE_BATCH = exists().where(batches.c.input_file_id == files.c.id, _IS_LIVE)
@@ -65,8 +65,8 @@ def page(
         query = query.where(files.c.purpose == purpose)
     if after is not None:
         query = query.where(_beyond(connection, tenant, after, newest_first))
-    rows = connection.execute(_ordered(query, newest_first).limit(limit)).mappings()
-    return [file_record(row) for row in rows]
+    order = [column.desc() if newest_first else column.asc() for column in _PLACE]
+    return [file_record(row) for row in connection.execute(query.order_by(*order).limit(limit)).mappings()]
 
 
 def remove(connection: Connection, file_id: UUID, tenant: str) -> FileRecord:
@@ -151,20 +151,11 @@ def _of_live_batch(connection: Connection, file_id: UUID, tenant: str) -> FileRe
 
 
 def _beyond(connection: Connection, tenant: str, after: UUID, newest_first: bool) -> ColumnElement[bool]:
-    """What comes after a file in the list. Two columns, not a row value: SQLite reads those without the index."""
+    """What comes after a file in the list."""
     query = select(files.c.created_at).where(files.c.id == after, files.c.tenant == tenant)
     created_at = connection.scalars(query).one_or_none()
     if created_at is None:
-        raise RequestError("invalid_cursor", "after names no file of this list", param="after")
-    if newest_first:
-        same, further = files.c.id < after, files.c.created_at < created_at
-        bound = files.c.created_at <= created_at
-    else:
-        same, further = files.c.id > after, files.c.created_at > created_at
-        bound = files.c.created_at >= created_at
-    return and_(bound, or_(further, same))
-
-
-def _ordered(query: Select[tuple[object, ...]], newest_first: bool) -> Select[tuple[object, ...]]:
-    columns: Sequence[ColumnElement[object]] = (files.c.created_at, files.c.id)
-    return query.order_by(*(column.desc() if newest_first else column.asc() for column in columns))
+        raise RequestError("invalid_cursor", "after must be the id of a file of this list", param="after")
+    here = tuple_(*_PLACE)
+    there = tuple_(created_at, after, types=[column.type for column in _PLACE])
+    return here < there if newest_first else here > there

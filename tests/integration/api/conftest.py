@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -20,8 +21,8 @@ NO_REDIS = "redis://127.0.0.1:1/0"  # refuses at once
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return load_settings(redis_url=NO_REDIS, auth="auto", sync_timeout_seconds=5, model="demo")
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(state_dir=tmp_path, redis_url=NO_REDIS, auth="auto", sync_timeout_seconds=5, model="demo")
 
 
 @pytest.fixture
