@@ -100,7 +100,7 @@ class Chunks:
     def _about_prompt(self, completion: CompletionRecord) -> Json:
         """The prompt's ids and scores, which are known at the end and stand with its first choice."""
         about: Json = {}
-        if completion.prompt_token_ids is not None:
+        if self._request.get("return_token_ids") and completion.prompt_token_ids is not None:
             about["prompt_token_ids"] = list(completion.prompt_token_ids)
         if "prompt" in (completion.details or {}):
             about["prompt_logprobs"] = prompt_logprobs(completion)
