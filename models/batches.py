@@ -12,13 +12,15 @@ from sqlalchemy import Connection, case, insert, select, update
 
 from models import files
 from models.columns import from_now, is_one_of, now
+from models.errors import NotFound, RequestError
 from models.ids import uuid7
-from models.packing import clean_optional, dump_json
+from models.packing import clean_optional, clean_text, dump_json
 from models.records import BatchMark, BatchRecord, NewBatch
 from models.rows import Moved, batch_record
 from models.status import FINAL, BatchStatus, Status
 from models.tables import batches
 
+INPUT_PURPOSE = "batch"  # of files that can be a batch's input
 NUM_FINISHED = batches.c.num_completed + batches.c.num_failed + batches.c.num_cancelled + batches.c.num_expired
 _ZEROS = dict.fromkeys(
     (
@@ -30,7 +32,9 @@ _ZEROS = dict.fromkeys(
 
 
 def create(connection: Connection, batch: NewBatch) -> None:
-    """Store a batch whose input is still to be read."""
+    """Store a batch whose input is still to be read. Raises NotFound or RequestError where its file is none to read."""
+    if batch.input_file_id is not None:
+        _check_input(connection, batch.input_file_id, batch.tenant)
     window = batch.completion_window_seconds
     connection.execute(
         insert(batches).values(
@@ -43,7 +47,7 @@ def create(connection: Connection, batch: NewBatch) -> None:
             input_file_id=batch.input_file_id,
             completion_window_seconds=window,
             priority=batch.priority,
-            metadata=dump_json(batch.metadata),
+            metadata=dump_json({clean_text(key): clean_text(value) for key, value in batch.metadata.items()}),
             errors="[]",
             created_at=now(),
             expires_at=None if window is None else from_now(window),
@@ -56,6 +60,15 @@ def create(connection: Connection, batch: NewBatch) -> None:
             **_ZEROS,
         )
     )
+
+
+def _check_input(connection: Connection, file_id: UUID, tenant: str) -> None:
+    """The file stays until this transaction ends, and then the batch keeps it."""
+    file = files.lock_input(connection, file_id, tenant)
+    if file is None:
+        raise NotFound
+    if file.purpose != INPUT_PURPOSE:
+        raise RequestError("invalid_file", "the input file was not uploaded for batches", param="input_file_id")
 
 
 def find(connection: Connection, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:

@@ -36,6 +36,12 @@ def upgrade() -> None:
     op.execute("UPDATE batches SET input_read = (status <> 'validating')")
     op.create_index("batches_output_file", "batches", ["output_file_id"])
     op.create_index("batches_error_file", "batches", ["error_file_id"])
+    op.create_index(
+        "batches_unread",
+        "batches",
+        ["created_at"],
+        **_where("input_read = false AND status IN ('validating', 'in_progress')"),
+    )
     op.create_index("batches_input_file", "batches", ["input_file_id"])
     op.add_column("jobs", sa.Column("max_attempts", sa.SmallInteger()))
     op.create_index(
@@ -83,6 +89,7 @@ def downgrade() -> None:
     op.drop_index("jobs_failed", "jobs")
     op.drop_column("jobs", "max_attempts")
     op.drop_index("batches_input_file", "batches")
+    op.drop_index("batches_unread", "batches")
     op.drop_index("batches_error_file", "batches")
     op.drop_index("batches_output_file", "batches")
     for name in BATCHES:

@@ -7,8 +7,20 @@ from uuid import UUID
 
 from models.batch_store import BatchStore
 from models.claims import Claims
+from models.database import Database
+from models.file_store import FileStore
 from models.ids import uuid7
-from models.records import ClaimedJob, CompletionRecord, JobError, NewBatch, NewJob, Outcome, WorkerRecord
+from models.records import (
+    DEFAULT_TENANT,
+    ClaimedJob,
+    CompletionRecord,
+    JobError,
+    NewBatch,
+    NewFile,
+    NewJob,
+    Outcome,
+    WorkerRecord,
+)
 from models.status import Status
 from models.store import Store
 
@@ -47,6 +59,12 @@ def whole_batch(batches: BatchStore, rows: Sequence[NewJob], **changes: Any) -> 
     batches.append(batch_id, rows, num_lines=len(rows), num_bytes=0)
     batches.end_intake(batch_id)
     return batch_id
+
+
+def new_file(database: Database, *, tenant: str = DEFAULT_TENANT, purpose: str = "batch") -> UUID:
+    """The id of a file's row; there are no bytes."""
+    new = NewFile(id=uuid7(), tenant=tenant, purpose=purpose, filename="input.jsonl", bytes=1)
+    return FileStore(database).create(new).id
 
 
 def new_worker(claims: Claims, *, slot: str = "host/0", lease_seconds: float = LONG) -> UUID:

@@ -22,6 +22,7 @@ from tests.integration.store.making import (
     failed,
     lines,
     new_batch,
+    new_file,
     new_worker,
     whole_batch,
 )
@@ -41,7 +42,7 @@ def work_off(batches: BatchStore, claims: Claims, batch_id: UUID) -> None:
 
 
 def test_a_new_batch_reads_back_as_it_came(batches: BatchStore) -> None:
-    file_id = uuid7()
+    file_id = new_file(batches.database, tenant="acme")
     batch_id = new_batch(
         batches,
         tenant="acme",

@@ -1,0 +1,40 @@
+"""Deleting a batch: its rows chunk by chunk, the batch itself last, so that one cut short can be repeated."""
+
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, select
+
+from models import batches as batch_rows
+from models.columns import is_one_of
+from models.database import Database
+from models.errors import BatchNotFinal, NotFound
+from models.status import FINAL_BATCH
+from models.tables import batches, completions, files, jobs, payloads
+
+CHUNK = 2000  # rows a transaction
+
+
+def delete_batch(database: Database, batch_id: UUID, tenant: str | None) -> None:
+    """Delete a batch with its rows and its output files. Raises NotFound, BatchNotFinal."""
+    database.write(lambda connection: _begin(connection, batch_id, tenant))
+    while database.write(lambda connection: _delete_rows(connection, batch_id)):
+        pass
+    database.write(lambda connection: connection.execute(delete(batches).where(batches.c.id == batch_id)))
+
+
+def _begin(connection: Connection, batch_id: UUID, tenant: str | None) -> None:
+    """The files go first: a download must not end early without saying so."""
+    batch = batch_rows.lock(connection, batch_id)
+    if batch is None or tenant not in (None, batch.tenant):
+        raise NotFound
+    if batch.status not in FINAL_BATCH or batch.num_unfinished:
+        raise BatchNotFinal
+    ids = [id for id in (batch.output_file_id, batch.error_file_id) if id is not None]
+    connection.execute(delete(files).where(files.c.id.in_(ids), files.c.batch_id == batch_id))
+
+
+def _delete_rows(connection: Connection, batch_id: UUID) -> int:
+    ids = connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(CHUNK)).all()
+    for column in (completions.c.job_id, payloads.c.job_id, jobs.c.id):
+        connection.execute(delete(column.table).where(is_one_of(connection, column, ids)))
+    return len(ids)
