@@ -88,5 +88,9 @@ class Publisher:
         """Forget what was said: another attempt says it again."""
         self._sent.clear()
 
+    def forget(self) -> None:
+        """Lose what was published, as a Redis that restarts does."""
+        self._redis.delete(self._key)
+
     def close(self) -> None:
         self._redis.close()

@@ -43,8 +43,8 @@ def told(items: list[Item], *, starting_after: int = -1) -> list[Any]:
     return heard
 
 
-FEED = [WAITS, RUNS, *PIECES, Delta(0, 10, "ld!"), DONE]
-TABLE = [Delta(0, 0, TEXT), DONE]
+FEED: list[Item] = [WAITS, RUNS, *PIECES, Delta(0, 10, "ld!"), DONE]
+TABLE: list[Item] = [Delta(0, 0, TEXT), DONE]
 
 
 def test_events_come_in_openais_order() -> None:
