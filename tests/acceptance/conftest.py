@@ -15,6 +15,7 @@ import pytest
 
 from models.database import Database
 from models.store import Store
+from tests.acceptance.served import Served
 
 Json = dict[str, Any]
 
@@ -107,3 +108,11 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
     desk.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`batchmill serve` with the demo model, shared by every test that only talks to it."""
+    served = Served(tmp_path_factory.mktemp("served"))
+    yield served
+    served.close()

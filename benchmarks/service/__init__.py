@@ -1,0 +1,1 @@
+"""The whole service beside the bare engine and beside what a user would otherwise write."""
