@@ -1,18 +1,27 @@
 """A request's JSON body, read from raw bytes: limited while it streams in, strict about what JSON is."""
 
-import orjson
 from fastapi import Request
 
 from api.errors import RequestTooLarge, UnsupportedMedia
-from models.errors import RequestError
+from models.strict_json import parse
 
 MAX_BODY_BYTES = 4 << 20  # one job; files have an endpoint and a limit of their own
 
 
 async def read_json(request: Request) -> object:
     """The decoded body. Raises RequestError or one of its kind: 400, 413, 415."""
+    return parse(await read_raw_json(request))
+
+
+async def read_raw_json(request: Request) -> bytes:
+    """The body, not decoded yet; raises as read_json."""
     _check_headers(request)
-    return parse_json(await read_limited(request, MAX_BODY_BYTES))
+    return await read_limited(request, MAX_BODY_BYTES)
+
+
+async def read_optional_json(request: Request) -> object:
+    """As read_json; no body at all is an empty object."""
+    return parse(await read_raw_json(request) or b"{}")
 
 
 async def read_limited(request: Request, max_bytes: int) -> bytes:
@@ -27,16 +36,6 @@ async def read_limited(request: Request, max_bytes: int) -> bytes:
         if len(body) > max_bytes:
             raise too_large
     return bytes(body)
-
-
-def parse_json(raw: bytes) -> object:
-    """Decode; NaN, half a surrogate pair, bottomless nesting and endless integers are not JSON here."""
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        if "surrogate" in error.msg and "UTF-8" not in error.msg:
-            raise RequestError("invalid_unicode", "the body holds half of a surrogate pair") from None
-        raise RequestError("invalid_json", f"the body is not valid JSON: {error.msg}") from None
 
 
 def _check_headers(request: Request) -> None:

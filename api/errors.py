@@ -41,6 +41,10 @@ class RangeNotSatisfiable(ours.BatchmillError):
         self.headers = {"content-range": f"bytes */{num_bytes}"}
 
 
+class Conflict(ours.RequestError):
+    """The thing is in a state in which that cannot be done."""
+
+
 class ModelNotFound(ours.RequestError):
     """No worker serves the model."""
 
@@ -59,6 +63,12 @@ class JobCancelled(JobFailed):
 
 class JobExpired(JobFailed):
     """The deadline of a job somebody waits for passed."""
+
+
+class ResultNotReady(ours.BatchmillError):
+    """The job has no result yet: ask again later, or wait for it with GET /v1/jobs/{id}?wait=60."""
+
+    code = "result_not_ready"
 
 
 class SyncTimeout(ours.BatchmillError):
@@ -99,6 +109,7 @@ INVALID, SERVER = "invalid_request_error", "server_error"
 TABLE: dict[type[Exception], Answer] = {
     ours.RequestError: Answer(400, INVALID),
     RequestTooLarge: Answer(413, INVALID),
+    Conflict: Answer(409, INVALID, retry=False),
     RequestTimeout: Answer(408, "timeout_error"),
     RangeNotSatisfiable: Answer(416, INVALID),
     UnsupportedMedia: Answer(415, INVALID),
@@ -111,8 +122,10 @@ TABLE: dict[type[Exception], Answer] = {
     JobExpired: Answer(408, "timeout_error", retry=False),
     JobCancelled: Answer(409, INVALID, retry=False),
     JobFailed: Answer(500, SERVER, retry=False),
+    ResultNotReady: Answer(409, INVALID, retry=True),
     ours.IdempotencyKeyReused: Answer(422, INVALID),
     ours.BatchClosed: Answer(409, INVALID, retry=False),
+    ours.BatchNotFinal: Answer(409, INVALID, retry=False),
     ours.JobNotFinal: Answer(409, INVALID, retry=False),
     ours.JobNotQueued: Answer(409, INVALID, retry=False),
     ours.JobOfBatch: Answer(409, INVALID, retry=False),
