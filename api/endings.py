@@ -1,22 +1,11 @@
 """What the end of a job means to the client that waited for it."""
 
+from api.choice_rendering import OUR_FAULTS
 from api.errors import JobCancelled, JobExpired, JobFailed, SyncTimeout
 from api.rendering import error_of, job_public_id
 from models.errors import RequestError
 from models.records import JobRecord
 from models.status import FINAL, Status
-
-# Codes of rows that failed though their request was sound; any other is the request's own fault.
-OUR_FAULTS = frozenset(
-    {
-        "attempts_exhausted",
-        "internal_error",
-        "internal_row_error",
-        "nonfinite_logits",
-        "out_of_memory",
-        "worker_crashed",
-    }
-)
 
 
 def completed(job: JobRecord) -> JobRecord:

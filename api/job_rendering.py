@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from api.rendering import Json, endpoint_body, error_entry, error_of, job_public_id, seconds, usage
+from api.rendering import Json, endpoint_body, error_entry, error_of, job_public_id, num_answers, seconds, usage
 from models.ids import public_id
 from models.records import JobRecord
 from models.status import FINAL, Status
@@ -38,10 +38,9 @@ def job_entry(job: JobRecord) -> Json:
 
 def job_body(job: JobRecord, include: Collection[str] = (RESULT,)) -> Json:
     """The whole job object: its state, what it spent, and the request and the result where they are wanted."""
-    request = job.body
-    metadata = _metadata(request)
+    request, metadata = job.body, metadata_of(job)
     body = job_entry(job) | {
-        "usage": usage(job.completions),
+        "usage": usage(job.completions, num_answers(request)),
         "timings": timings(job),
         "metadata": metadata,
         RETRY_OF: metadata.get(RETRY_OF),
@@ -74,7 +73,7 @@ def status_reason(job: JobRecord) -> str | None:
     return None
 
 
-def _metadata(request: Mapping[str, Any]) -> Mapping[str, Any]:
+def metadata_of(job: JobRecord) -> dict[str, Any]:
     """What the job was submitted with; a refused line may have anything in its place."""
-    metadata = request.get("metadata")
-    return metadata if isinstance(metadata, Mapping) else {}
+    metadata = job.body.get("metadata")
+    return dict(metadata) if isinstance(metadata, Mapping) else {}

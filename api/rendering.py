@@ -3,38 +3,63 @@
 The HTTP service and the command line render with it; it knows neither FastAPI nor where rows come from.
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
-
+from api.choice_rendering import (
+    Json,
+    chat_choices,
+    chat_logprobs,
+    error_entry,
+    error_of,
+    job_public_id,
+    num_answers,
+    prompt_logprobs,
+    seconds,
+    text_choices,
+    text_logprobs,
+    usage,
+)
+from api.response_rendering import response_body
 from models.ids import public_id
-from models.records import CompletionRecord, JobError, JobRecord
-from models.status import Status
+from models.records import JobRecord
+from models.requests import CHAT, RESPONSES
+from models.rules import TIERS
 
-Json = dict[str, Any]
-
-CHAT = "/v1/chat/completions"
-# What OpenAI calls a line that was not run to its end, by the status our row ended with.
-UNFINISHED_CODES = {
-    Status.CANCELLED: JobError("batch_cancelled", "The job was cancelled before it completed."),
-    Status.EXPIRED: JobError("batch_expired", "The job's deadline passed before it completed."),
-}
+__all__ = [
+    "CHAT",
+    "Json",
+    "background_body",
+    "chat_logprobs",
+    "endpoint_body",
+    "error_entry",
+    "error_line",
+    "error_of",
+    "job_public_id",
+    "num_answers",
+    "output_line",
+    "prompt_logprobs",
+    "seconds",
+    "text_logprobs",
+    "usage",
+]
 
 
 def endpoint_body(job: JobRecord) -> Json:
     """The body that the job's endpoint answers: with its choices once completed, without any before."""
-    is_chat = job.endpoint == CHAT
+    if job.endpoint == RESPONSES:
+        return response_body(job)
+    is_chat, request = job.endpoint == CHAT, job.body
     body: Json = {
         "id": public_id(job.endpoint, job.id),
         "object": "chat.completion" if is_chat else "text_completion",
         "created": seconds(job.created_at),
         "model": job.model,
         "choices": [],
-        "usage": usage(job.completions),
+        "usage": usage(job.completions, num_answers(request)),
     }
+    if "service_tier" in request:
+        body["service_tier"] = TIERS[request["service_tier"]]
     if not job.completions:
         return body
-    first, request = job.completions[0], job.body
+    first = job.completions[0]
     if is_chat and "prompt_logprobs" in request:  # where vLLM has it; a text completion has it in each choice
         body["prompt_logprobs"] = prompt_logprobs(first)
     choices = (chat_choices if is_chat else text_choices)(job.completions, request)
@@ -42,8 +67,8 @@ def endpoint_body(job: JobRecord) -> Json:
 
 
 def background_body(job: JobRecord) -> Json:
-    """endpoint_body with the job's status, for a client that polls."""
-    return endpoint_body(job) | {"status": job.status}
+    """endpoint_body with the job's status, for a client that polls; a response has its own."""
+    return endpoint_body(job) | ({} if job.endpoint == RESPONSES else {"status": job.status})
 
 
 def output_line(job: JobRecord) -> Json:
@@ -61,131 +86,3 @@ def _line(job: JobRecord) -> Json:
     """What both kinds of line begin with. A line that came without a custom_id is named by its number, from 1."""
     line: Json = {"id": public_id("batch_req", job.id), "custom_id": job.custom_id}
     return line if job.custom_id is not None else line | {"line": job.line}
-
-
-def job_public_id(job: JobRecord) -> str:
-    """The id as its submitter got it."""
-    return public_id("batch_req" if job.batch_id else job.endpoint, job.id)
-
-
-def error_of(job: JobRecord) -> JobError:
-    """Why a final job has no result."""
-    unknown = JobError("internal_error", "The job ended without a result.")
-    return job.error or UNFINISHED_CODES.get(job.status, unknown)
-
-
-def error_entry(error: JobError) -> Json:
-    """An error as an object."""
-    return {"code": error.code, "message": error.message}
-
-
-def usage(completions: Sequence[CompletionRecord]) -> Json | None:
-    """Tokens in and out. The choices share one prompt, which counts once."""
-    if not completions:
-        return None
-    prompt, output = completions[0].prompt_tokens, sum(entry.output_tokens for entry in completions)
-    return {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
-
-
-def text_choices(completions: Sequence[CompletionRecord], request: Mapping[str, Any]) -> list[Json]:
-    """The choices of a text completion."""
-    wanted, about_prompt = request.get("logprobs"), _prompt_ids(completions[0], request)
-    if "prompt_logprobs" in request:
-        about_prompt["prompt_logprobs"] = prompt_logprobs(completions[0])
-    return [
-        _choice(completion, {"text": completion.text}, None if wanted is None else text_logprobs(completion, wanted))
-        | _token_ids(completion, request)
-        | about_prompt
-        for completion in completions
-    ]
-
-
-def chat_choices(completions: Sequence[CompletionRecord], request: Mapping[str, Any]) -> list[Json]:
-    """The choices of a chat completion."""
-    wanted, num_top = request.get("logprobs"), request.get("top_logprobs") or 0
-    return [
-        _choice(
-            completion,
-            {"message": {"role": "assistant", "content": completion.text, "refusal": None}},
-            chat_logprobs(completion, num_top) if wanted else None,
-        )
-        | _token_ids(completion, request)
-        | _prompt_ids(completions[0], request)
-        for completion in completions
-    ]
-
-
-def _choice(completion: CompletionRecord, text: Json, logprobs: Json | None) -> Json:
-    return {"index": completion.choice_index, **text, "logprobs": logprobs, "finish_reason": completion.finish_reason}
-
-
-def _token_ids(completion: CompletionRecord, request: Mapping[str, Any]) -> Json:
-    return {"token_ids": list(completion.token_ids)} if request.get("return_token_ids") else {}
-
-
-def _prompt_ids(first: CompletionRecord, request: Mapping[str, Any]) -> Json:
-    """The prompt's ids, stored with the first choice alone."""
-    return {"prompt_token_ids": list(first.prompt_token_ids or ())} if request.get("return_token_ids") else {}
-
-
-def text_logprobs(completion: CompletionRecord, num_top: int) -> Json:
-    """Logprobs as text completions have them: parallel lists. Of equal token texts the likeliest stands."""
-    tokens = details(completion)
-    return {
-        "tokens": [entry["token"] for entry in tokens],
-        "token_logprobs": [entry["logprob"] for entry in tokens],
-        "top_logprobs": [_top_by_text(entry) for entry in tokens] if num_top else None,
-        "text_offset": [entry["offset"] for entry in tokens],
-    }
-
-
-def chat_logprobs(completion: CompletionRecord, num_top: int) -> Json:
-    """Logprobs as chat completions have them: one object a token."""
-
-    def token(text: str, logprob: float) -> Json:
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-    content = [
-        token(entry["token"], entry["logprob"])
-        | {"top_logprobs": [token(text, logprob) for text, _, logprob in entry["top"][:num_top]]}
-        for entry in details(completion)
-    ]
-    return {"content": content, "refusal": None}
-
-
-def _top_by_text(entry: Mapping[str, Any]) -> dict[str, float] | None:
-    """The alternatives and the chosen token, likeliest first; None for a prompt's first token, which has neither."""
-    if entry["logprob"] is None:
-        return None
-    top: dict[str, float] = {}
-    for text, _, logprob in [*entry["top"], (entry["token"], None, entry["logprob"])]:
-        top.setdefault(text, logprob)
-    return top
-
-
-def prompt_logprobs(first: CompletionRecord) -> list[Json | None]:
-    """A prompt's scores as vLLM has them: by token id, the prompt's own token before the likeliest ones. Null for its
-    first token, which nothing precedes. They are stored with the first choice alone."""
-    scores: Sequence[Mapping[str, Any]] = (first.details or {}).get("prompt", ())
-    return [None if entry["logprob"] is None else _by_token_id(entry) for entry in scores]
-
-
-def _by_token_id(entry: Mapping[str, Any]) -> Json:
-    own = (entry["token"], entry["id"], entry["logprob"], entry["rank"])
-    likeliest = [(text, token_id, logprob, rank) for rank, (text, token_id, logprob) in enumerate(entry["top"], 1)]
-    return {
-        str(token_id): {"logprob": logprob, "rank": rank, "decoded_token": text}
-        for text, token_id, logprob, rank in (own, *likeliest)
-    }
-
-
-def details(completion: CompletionRecord) -> Sequence[Mapping[str, Any]]:
-    """Each token's text, logprob, offset and alternatives, kept where the request asked for logprobs. With echo the
-    prompt's tokens come first."""
-    tokens: Sequence[Mapping[str, Any]] = (completion.details or {}).get("tokens", ())
-    return tokens
-
-
-def seconds(moment: datetime | None) -> int | None:
-    """A moment as OpenAI writes it: whole seconds since 1970."""
-    return None if moment is None else int(moment.timestamp())

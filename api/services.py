@@ -6,9 +6,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.broker import Broker
+from api.committer import Committer
 from api.feed import Feed
 from api.keyring import Keyring
-from api.waiting import BatchWatch, Watch
+from api.known_models import KnownModels
+from api.waiting import BatchWatch, Holders, Watch
 from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.database import Database
@@ -25,9 +27,12 @@ class Services:
     settings: Settings
     database: Database
     store: Store
+    committer: Committer
+    models: KnownModels
     broker: Broker
     watch: Watch
     batch_watch: BatchWatch
+    holders: Holders
     feed: Feed
     keys: KeyStore
     keyring: Keyring
@@ -43,9 +48,12 @@ class Services:
             settings=settings,
             database=database,
             store=store,
+            committer=Committer(store),
+            models=KnownModels(settings, store),
             broker=Broker(settings.broker, store),
             watch=Watch(store),
             batch_watch=BatchWatch(batches),
+            holders=Holders(),
             feed=Feed(settings.broker),
             keys=keys,
             keyring=Keyring(keys),

@@ -9,7 +9,8 @@ from typing import Any
 
 import orjson
 
-from api.rendering import CHAT, Json, chat_logprobs, prompt_logprobs, seconds, text_logprobs, usage
+from api.choice_rendering import echoed
+from api.rendering import CHAT, Json, chat_logprobs, num_answers, prompt_logprobs, seconds, text_logprobs, usage
 from api.stream_progress import Item
 from models.feed import Delta
 from models.ids import public_id
@@ -47,6 +48,7 @@ class Chunks:
             "created": seconds(job.created_at),
             "model": job.model,
         }
+        self._echo = echoed(self._request) if self._is_chat else ""
         self._begun: set[int] = set()  # choices of a chat whose role was told
 
     def render(self, item: Item) -> Iterator[bytes]:
@@ -65,7 +67,7 @@ class Chunks:
             choice = self._choice(completion.choice_index, "", finish_reason=completion.finish_reason)
             yield self._chunk([choice | self._about_prompt(completion)], **about)
         if self._with_usage:
-            yield self._chunk([], **about, usage=usage(job.completions))
+            yield self._chunk([], **about, usage=usage(job.completions, num_answers(job.body)))
         yield DONE
 
     def _begin(self, index: int) -> Iterator[bytes]:
@@ -73,7 +75,7 @@ class Chunks:
         if self._is_chat and index not in self._begun:
             self._begun.add(index)
             choice = self._choice(index, "")
-            yield self._chunk([choice | {"delta": {"role": "assistant", "content": ""}}])
+            yield self._chunk([choice | {"delta": {"role": "assistant", "content": self._echo}}])
 
     def _chunk(self, choices: list[Json], **more: Any) -> bytes:  # noqa: ANN401 (any JSON)
         """A chunk; where usage was asked for, null in all but the last, as OpenAI has it."""

@@ -4,7 +4,9 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -34,8 +36,7 @@ _State = TypeVar("_State")
 
 @dataclass(eq=False)
 class _Waiter(Generic[_State]):
-    id: UUID
-    reached: Callable[[_State], bool]
+    reached: Mapping[UUID, Callable[[_State], bool]]
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -49,7 +50,11 @@ class StateWatch(Generic[_State]):
 
     async def wait(self, id: UUID, reached: Callable[[_State], bool], *, seconds: float) -> bool:
         """Wait until `reached` holds of the state behind this id; False when the time is over first."""
-        waiter = _Waiter(id, reached)
+        return await self.wait_for_any({id: reached}, seconds=seconds)
+
+    async def wait_for_any(self, reached: Mapping[UUID, Callable[[_State], bool]], *, seconds: float) -> bool:
+        """Wait until what is said of one of many ids holds of the state behind it."""
+        waiter = _Waiter(reached)
         self._waiters.add(waiter)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._look())
@@ -74,10 +79,9 @@ class StateWatch(Generic[_State]):
 
     async def _ask_once(self) -> None:
         waiters = list(self._waiters)
-        states = await run_in_threadpool(self._ask, list({waiter.id for waiter in waiters}))
+        states = await run_in_threadpool(self._ask, list({id for waiter in waiters for id in waiter.reached}))
         for waiter in waiters:
-            state = states.get(waiter.id)
-            if state is not None and waiter.reached(state):
+            if any(id in states and reached(states[id]) for id, reached in waiter.reached.items()):
                 waiter.done.set()
 
 
@@ -93,6 +97,29 @@ class BatchWatch(StateWatch[BatchMark]):
 
     def __init__(self, batches: BatchStore) -> None:
         super().__init__(batches.marks)
+
+
+class Holders:
+    """Which jobs connections wait for here. A job that its client repeated the request of has two: that the first of
+    them breaks must not cancel it."""
+
+    def __init__(self) -> None:
+        self._numbers: Counter[UUID] = Counter()
+
+    @contextmanager
+    def holding(self, job_id: UUID) -> Iterator[None]:
+        """Count as one who waits for the job."""
+        self._numbers[job_id] += 1
+        try:
+            yield
+        finally:
+            self._numbers[job_id] -= 1
+            if not self._numbers[job_id]:
+                del self._numbers[job_id]
+
+    def is_alone(self, job_id: UUID) -> bool:
+        """Whether at most one waits for the job."""
+        return self._numbers.get(job_id, 0) <= 1
 
 
 def wanted_seconds(headers: Mapping[str, str], wait: float | None) -> float:

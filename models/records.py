@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from models.packing import load_json
+from models.packing import dump_json, load_json
 from models.requests import DEFAULT_PRIORITY
 from models.status import BatchStatus, Status
 
@@ -104,6 +104,32 @@ class JobChange:
     ttl_seconds: int | None = None
     metadata: Mapping[str, str] | None = None
     endpoint: str | None = None
+
+
+def queued_record(job: NewJob, created_at: datetime) -> JobRecord:
+    """A job that was just stored, as reading it back would give it."""
+    return JobRecord(
+        id=job.id,
+        tenant=job.tenant,
+        batch_id=job.batch_id,
+        line=job.line,
+        custom_id=job.custom_id,
+        endpoint=job.endpoint,
+        model=job.model,
+        priority=job.priority,
+        suspicion=0,
+        status=Status.QUEUED,
+        attempt=0,
+        cancel_requested=False,
+        deadline=job.deadline,
+        error=None,
+        created_at=created_at,
+        published_at=None,
+        started_at=None,
+        finished_at=None,
+        max_attempts=job.max_attempts,
+        payload=dump_json(job.body),
+    )
 
 
 @dataclass(frozen=True, slots=True)

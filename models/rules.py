@@ -10,8 +10,17 @@ from models.response_request import ResponseRequest
 
 AnyRequest = CompletionRequest | ChatRequest | ResponseRequest
 
-# OpenAI's names for how urgent a request is, as priorities; the others are the usual one.
-TIER_PRIORITIES: Final = {"flex": 2, "priority": 8, "fast": 8}
+# OpenAI's names for how urgent a request is: the tier that each is served in, and what priority that is. The default
+# tier has the usual one.
+TIERS: Final = {
+    "auto": "default",
+    "default": "default",
+    "scale": "default",
+    "flex": "flex",
+    "priority": "priority",
+    "fast": "priority",
+}
+_TIER_PRIORITIES: Final = {"flex": 2, "priority": 8}
 
 
 def check_together(request: AnyRequest) -> None:
@@ -34,7 +43,7 @@ def asked_priority(request: AnyRequest) -> int | None:
     """The priority that a request asks for, by number or by tier; None: the usual one."""
     if request.priority is not None:
         return request.priority
-    return TIER_PRIORITIES.get(request.service_tier or "")
+    return _TIER_PRIORITIES.get(TIERS[request.service_tier or "default"])
 
 
 def deadline_of(request: AnyRequest, now: datetime) -> datetime | None:

@@ -9,15 +9,14 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, changing, deleting, dialects, hints, listing, reads, transitions
+from models import batches, changing, deleting, hints, listing, reads, submitting, transitions
 from models.database import Database
-from models.idempotency import replayed_or_kept
+from models.errors import IdempotencyKeyReused
 from models.listing import JobFilter, Page
 from models.records import Hint, JobChange, JobRecord, NewJob, WorkerRecord
 from models.status import Status
+from models.submitting import Submission, Submitted
 from models.tables import jobs
-
-INSERT_CHUNK = 5000  # rows a statement: bounds memory and keeps each statement far from its timeout
 
 
 class Store:
@@ -29,24 +28,15 @@ class Store:
     def submit(self, new: Sequence[NewJob]) -> None:
         """Store jobs, all or none; committed when this returns. An id that is stored already is left as it is."""
         assert all(job.batch_id is None for job in new), "rows of a batch come by BatchStore.append, which counts them"
+        self.database.write(lambda connection: submitting.store_jobs(connection, new))
 
-        def work(connection: Connection) -> None:
-            for start in range(0, len(new), INSERT_CHUNK):
-                dialects.of(connection).insert_jobs(connection, new[start : start + INSERT_CHUNK])
+    def submit_group(self, group: Sequence[Submission]) -> list[Submitted | IdempotencyKeyReused]:
+        """Store what is new of a group, all or none; for each in turn where it is, or why it alone is refused."""
+        return self.database.write(lambda connection: submitting.store_group(connection, group))
 
-        self.database.write(work)
-
-    def submit_once(self, job: NewJob, *, key: str, path: str, body_hash: bytes) -> tuple[UUID, bool]:
-        """Store a job unless this key did before: (id, whether it is a replay). Raises IdempotencyKeyReused."""
-
-        def work(connection: Connection) -> tuple[UUID, bool]:
-            first = replayed_or_kept(connection, job, key=key, path=path, body_hash=body_hash)
-            if first is not None:
-                return first, True
-            dialects.of(connection).insert_jobs(connection, [job])
-            return job.id, False
-
-        return self.database.write(work)
+    def submit_all(self, group: Sequence[Submission]) -> list[Submitted]:
+        """As submit_group, but all or none. Raises IdempotencyKeyReused."""
+        return self.database.write(lambda connection: submitting.store_all(connection, group))
 
     def job(self, job_id: UUID, tenant: str | None = None) -> JobRecord | None:
         """Read a job with its request body and completions."""
