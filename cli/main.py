@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli.batch_commands import batches_app
 from models.errors import BatchmillError
 
 EXIT_FAILURE = 1
@@ -22,6 +23,7 @@ jobs_app = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of the service, one tenant a name.", no_args_is_help=True)
 db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
+app.add_typer(batches_app, name="batches")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(db_app, name="db")
