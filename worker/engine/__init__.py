@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from worker.engine.types import Completion, EngineError, Output, Request, RowError, SamplingParams
+from worker.engine.types import Completion, Delta, EngineError, Output, Request, RowError, SamplingParams
 
 if TYPE_CHECKING:
     from worker.engine.engine import Engine
 
-__all__ = ["Completion", "Engine", "EngineError", "Output", "Request", "RowError", "SamplingParams"]
+__all__ = ["Completion", "Delta", "Engine", "EngineError", "Output", "Request", "RowError", "SamplingParams"]
 
 
 def __getattr__(name: str) -> object:

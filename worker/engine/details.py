@@ -24,19 +24,22 @@ def describe(
     stream = tokenizer and tokenizer.stream(skip_special_tokens=skip_special_tokens)
     details = []
     for scored in tokens:
-        details.append(
-            TokenLogprobs(
-                token=_token_text(scored.token_id, tokenizer),
-                logprob=scored.logprob,
-                top=tuple((_token_text(other, tokenizer), other, logprob) for other, logprob in scored.top),
-                text_offset=len(stream.text) if stream else 0,
-                token_id=scored.token_id,
-                rank=scored.rank,
-            )
-        )
+        details.append(token_logprobs(scored, tokenizer, offset=len(stream.text) if stream else 0))
         if stream:
             stream.push(scored.token_id)
     return details
+
+
+def token_logprobs(scored: Scored, tokenizer: Tokenizer | None, *, offset: int) -> TokenLogprobs:
+    """Describe one token with `offset` characters before it."""
+    return TokenLogprobs(
+        token=_token_text(scored.token_id, tokenizer),
+        logprob=scored.logprob,
+        top=tuple((_token_text(other, tokenizer), other, logprob) for other, logprob in scored.top),
+        text_offset=offset,
+        token_id=scored.token_id,
+        rank=scored.rank,
+    )
 
 
 def _token_text(token_id: int, tokenizer: Tokenizer | None) -> str:

@@ -17,17 +17,26 @@ def with_prompt(output: Output, params: SamplingParams, first: Sequence, *, toke
     """
     details = None
     if params.prompt_logprobs is not None:
-        details = _describe(output, params, first, num_top=params.prompt_logprobs, tokenizer=tokenizer)
+        details = _describe(first, params, num_top=params.prompt_logprobs, tokenizer=tokenizer)
     if not params.echo:
         return replace(output, prompt_details=details)
-    text = ""
-    if tokenizer is not None:
-        text = tokenizer.decode(output.prompt_token_ids, skip_special_tokens=params.skip_special_tokens)
-    head = None
-    if params.top_logprobs is not None:
-        head = _describe(output, params, first, num_top=params.top_logprobs, tokenizer=tokenizer)
+    text, head = echo_of(first, params, tokenizer=tokenizer)
     echoed = tuple(_echo(completion, text, head) for completion in output.completions)
     return replace(output, completions=echoed, prompt_details=details)
+
+
+def echo_of(
+    first: Sequence, params: SamplingParams, *, tokenizer: Tokenizer | None
+) -> tuple[str, list[TokenLogprobs] | None]:
+    """What an answer begins with where its prompt is echoed: text, and what is said of its tokens where that was asked
+    for. Raises RowError where scores are no numbers."""
+    text = ""
+    if tokenizer is not None:
+        text = tokenizer.decode(first.prompt_token_ids, skip_special_tokens=params.skip_special_tokens)
+    head = None
+    if params.top_logprobs is not None:
+        head = _describe(first, params, num_top=params.top_logprobs, tokenizer=tokenizer)
+    return text, head
 
 
 def _echo(completion: Completion, text: str, head: list[TokenLogprobs] | None) -> Completion:
@@ -39,12 +48,12 @@ def _echo(completion: Completion, text: str, head: list[TokenLogprobs] | None) -
 
 
 def _describe(
-    output: Output, params: SamplingParams, first: Sequence, *, num_top: int, tokenizer: Tokenizer | None
+    first: Sequence, params: SamplingParams, *, num_top: int, tokenizer: Tokenizer | None
 ) -> list[TokenLogprobs]:
     scores = first.prompt_scores or PromptScores()
     if not all(math.isfinite(logprob) for logprob in scores.logprobs):
         raise nonfinite_logits()
-    ids = output.prompt_token_ids
+    ids = first.prompt_token_ids
     tops = [top[:num_top] for top in scores.top]
     tokens = [Scored(ids[0], None), *map(Scored, ids[1:], scores.logprobs, tops, scores.ranks)]
     return describe(tokens, tokenizer, skip_special_tokens=params.skip_special_tokens)

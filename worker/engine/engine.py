@@ -17,7 +17,7 @@ from worker.engine.echo import with_prompt
 from worker.engine.faults import RowsIntact, blaming_the_row, is_allocation_failure, out_of_memory
 from worker.engine.finish import nonfinite_logits
 from worker.engine.float32_retry import Float32Retry
-from worker.engine.group import Group, fan_out
+from worker.engine.group import Group, fan_out, follow_all
 from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
@@ -32,7 +32,7 @@ from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.stepper import Stepper
 from worker.engine.tokenizer import load_tokenizer
-from worker.engine.types import EngineError, Output, Request, RowError
+from worker.engine.types import Delta, EngineError, Output, Request, RowError
 
 
 class Engine:
@@ -123,10 +123,14 @@ class Engine:
     def prepare(self, request: Request) -> Group:
         """Tokenise and check a request; any thread may call it. Raises RowError, and sending it again will not help."""
         sequence = self._preparer.prepare(request)
-        if not sequence.params.use_beam_search:
-            return fan_out(sequence, self._preparer.tokenizer)
-        check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.may_fit)
-        return form_beams(sequence)
+        if sequence.params.use_beam_search:
+            check_beams(sequence, max_rows=self.info.rows, fits=self._runner.cache.may_fit)
+            group: Group = form_beams(sequence)
+        else:
+            group = fan_out(sequence, self._preparer.tokenizer)
+        if request.stream:
+            follow_all(group, self._preparer.tokenizer)
+        return group
 
     def add(self, group: Group) -> None:
         """Queue a prepared request for free rows."""
@@ -170,6 +174,15 @@ class Engine:
             self._fail(hopeless.request_id, out_of_memory(hopeless.max_length))
         finished, self._finished = self._finished, []
         return finished
+
+    def take_deltas(self) -> list[Delta]:
+        """Take what the last steps made certain of requests that stream, in order.
+
+        A row that begins anew after memory ran out repeats nothing. One that begins anew in float32 gives out no more:
+        its output may differ from what was given out, as it may where the request failed.
+        """
+        deltas, self._stepper.deltas = self._stepper.deltas, []
+        return deltas
 
     @property
     def num_live(self) -> int:
@@ -218,7 +231,7 @@ class Engine:
         groups = []
         for index, request in enumerate(requests):
             try:
-                groups.append(self.prepare(replace(request, id=str(index))))
+                groups.append(self.prepare(replace(request, id=str(index), stream=False)))
             except RowError as error:
                 outputs[str(index)] = Output(str(index), error=error)
         # Longest first: the end of the run then holds many short rows instead of one long one.

@@ -4,24 +4,34 @@ import math
 
 from worker.engine.details import Scored, describe
 from worker.engine.sequence import Sequence
-from worker.engine.tokenizer import Tokenizer
+from worker.engine.tokenizer import TextStream, Tokenizer
 from worker.engine.types import Completion, RowError, TokenLogprobs
 
 
 def finish(
-    sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
+    sequence: Sequence,
+    token_ids: list[int],
+    logprobs: list[float],
+    *,
+    tokenizer: Tokenizer | None,
+    stream: TextStream | None = None,
 ) -> Completion:
-    """Make the answer of a sequence that generated these tokens, its stop token included. Raises RowError."""
+    """Make the answer of a sequence that generated these tokens, its stop token included. Raises RowError.
+
+    `stream` has the text of those that are kept, where it was read along: what was read cannot be taken back.
+    """
     if not all(math.isfinite(logprob) for logprob in logprobs):
         raise nonfinite_logits()
     if sequence.stop_search is not None:
         sequence.stop_search.finish()
+    elif stream is not None:
+        stream.finish()
     num_tokens, reason = sequence.cut(token_ids)
     kept = token_ids[:num_tokens]
     return Completion(
         token_ids=kept,
         logprobs=logprobs[:num_tokens],
-        text=_text(sequence, kept, tokenizer),
+        text=_text(sequence, kept, tokenizer) if stream is None or sequence.stop_search else stream.text,
         finish_reason=reason,
         details=_details(sequence, kept, logprobs, tokenizer=tokenizer),
     )

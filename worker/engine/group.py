@@ -1,13 +1,15 @@
 """One request on its way: its answers are sequences of their own, which share the prompt and nothing else."""
 
+import math
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 
+from worker.engine.deltas import DeltaMaker, follow
 from worker.engine.finish import finish
 from worker.engine.randomness import derive_seed
 from worker.engine.sequence import Sequence, StopSearch
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Completion, Output, SamplingParams
+from worker.engine.types import Completion, Delta, Output, RowError, SamplingParams
 
 
 @dataclass(slots=True)
@@ -18,21 +20,45 @@ class Group:
     params: SamplingParams
     sequences: list[Sequence]
     answers: dict[int, Completion] = field(default_factory=dict)
+    makers: dict[int, DeltaMaker] = field(default_factory=dict)  # by answer, where the request streams
 
     @property
     def prompt_token_ids(self) -> list[int]:
         """Tokens of the prompt."""
         return self.sequences[0].prompt_token_ids
 
+    def show(self, sequence: Sequence, token_id: int, logprob: float) -> list[Delta]:
+        """Give out what is new with a sequence's newest token. Raises RowError."""
+        maker, deltas = self.makers[sequence.answer], []
+        if not math.isfinite(logprob):  # the request fails, or begins anew elsewhere
+            return []
+        if self.params.echo and not maker.is_echoed:
+            deltas.append(maker.echo(sequence, self.sequences[0]))
+        if not sequence.has_ended_with(token_id) and (delta := maker.push(sequence, token_id, logprob)):
+            deltas.append(delta)
+        return deltas
+
     def end(
         self, sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None
     ) -> Output | None:
         """Take what one sequence generated; give the output once all are there. Raises RowError."""
-        self.answers[sequence.answer] = finish(sequence, token_ids, logprobs, tokenizer=tokenizer)
+        maker = self.makers.get(sequence.answer)
+        stream = maker.stream if maker else None
+        self.answers[sequence.answer] = finish(sequence, token_ids, logprobs, tokenizer=tokenizer, stream=stream)
         if len(self.answers) < len(self.sequences):
             return None
         completions = [self.answers[index] for index in range(len(self.sequences))]
         return Output(self.request_id, self.prompt_token_ids, choose(completions, self.params.n))
+
+
+def follow_all(group: Group, tokenizer: Tokenizer | None) -> None:
+    """Have a new group's answers given out by pieces. Raises RowError where it is known at the end only which ones are
+    given."""
+    if group.params.use_beam_search or group.params.num_answers > group.params.n:
+        raise RowError("unsupported_parameter", "stream is not supported with use_beam_search, or best_of above n")
+    for sequence in group.sequences:
+        sequence.streams = True
+        group.makers[sequence.answer] = follow(sequence, tokenizer)
 
 
 def fan_out(first: Sequence, tokenizer: Tokenizer | None) -> Group:

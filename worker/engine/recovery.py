@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from worker.engine.beam_rows import BeamGroup, form_beams
+from worker.engine.deltas import follow
 from worker.engine.group import Group, new_search
 from worker.engine.prefill import Prefill
 from worker.engine.runner import Runner
@@ -145,14 +146,20 @@ def rewind(group: Group, sequences: Iterable[Sequence], tokenizer: Tokenizer | N
     for sequence in sequences:
         sequence.num_generated, sequence.top = 0, []
         sequence.stop_search = new_search(sequence, tokenizer)
+        if sequence.answer in group.makers:
+            group.makers[sequence.answer] = follow(sequence, tokenizer, past=group.makers[sequence.answer])
     if isinstance(group, BeamGroup):
         fresh = form_beams(group.asked)
         group.search, group.order = fresh.search, fresh.order
 
 
 def rewound(group: Group, tokenizer: Tokenizer | None) -> Group:
-    """Copy a group as it was before it began; its own sequences stay as they are."""
-    copy = replace(group, sequences=[replace(sequence, cancelled=False) for sequence in group.sequences], answers={})
+    """Copy a group as it was before it began; its own sequences stay as they are.
+
+    The copy does not stream: another number format may answer otherwise than what was given out.
+    """
+    fresh = [replace(sequence, cancelled=False, streams=False) for sequence in group.sequences]
+    copy = replace(group, sequences=fresh, answers={}, makers={})
     rewind(copy, copy.sequences, tokenizer)
     return copy
 

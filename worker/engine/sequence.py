@@ -84,6 +84,7 @@ class Sequence:
     prompt_scores: PromptScores | None = None  # of a request's first answer, once its prompt has run
     num_generated: int = 0
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
+    streams: bool = False  # whether its request's group gives it out by pieces
     cancelled: bool = False
 
     @property
@@ -115,6 +116,11 @@ class Sequence:
         if self.stop_search is None or token_id in self.stop_token_ids:
             return False
         return self.stop_search.push(token_id, may_stop=self.num_generated >= self.params.min_tokens)
+
+    def has_ended_with(self, token_id: int) -> bool:
+        """Whether a new token, observed already, is no part of the answer or ended it by a stop string."""
+        ended = self.stop_search is not None and self.stop_search.end is not None
+        return ended or not self.max_new_tokens or token_id in self.stop_token_ids
 
     def cut(self, token_ids: Items[int]) -> tuple[int, FinishReason]:
         """Decide how many of the generated tokens are the answer, and why it ended."""

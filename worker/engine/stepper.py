@@ -24,7 +24,7 @@ from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.transformer import logits
-from worker.engine.types import RowError
+from worker.engine.types import Delta, RowError
 
 Alternatives = tuple[tuple[int, float], ...]  # (token id, logprob), likeliest first
 
@@ -57,6 +57,7 @@ class Stepper:
         self._weights, self._spec, self._max_model_len = model.weights, model.spec, max_model_len
         self._runner, self._prefill, self._rows = runner, prefill, rows
         self._groups, self._counters, self._fail = groups, counters, fail
+        self.deltas: list[Delta] = []  # not taken yet
 
     def begin(self, live: Items[Sequence], num_new: int) -> None:
         """Run the prompts of the last rows, just admitted, and choose each one's first token."""
@@ -146,6 +147,8 @@ class Stepper:
                 sequence.top.append(chosen.tops[row])
             if sequence.stop_search is not None:
                 self._observe(first + row, sequence, int(chosen.tokens[row]))
+        if streaming := [row for row, sequence in enumerate(sequences) if sequence.streams]:
+            self._show(sequences, chosen, streaming)
         for group, row_of in beams_of(sequences, self._groups):
             try:
                 group.advance(row_of, first, chosen.scores, self._rows, self._runner.cache)
@@ -165,6 +168,19 @@ class Stepper:
         else:
             if ended:
                 self._rows.done[row] = True
+
+    def _show(self, sequences: Items[Sequence], chosen: _Chosen, rows: list[int]) -> None:
+        """Give out what is new of the answers in some rows."""
+        tokens, logprobs = chosen.tokens[rows].tolist(), chosen.logprobs[rows].tolist()
+        for row, token_id, logprob in zip(rows, tokens, logprobs, strict=True):
+            sequence = sequences[row]
+            if sequence.cancelled:  # another answer of the request failed in this step
+                continue
+            try:
+                with blaming_the_row():
+                    self.deltas += self._groups[sequence.request_id].show(sequence, token_id, logprob)
+            except RowError as error:
+                self._fail(sequence.request_id, error)
 
 
 def _padded(hidden: Tensor) -> Tensor:

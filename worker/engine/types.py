@@ -67,6 +67,7 @@ class Request:
     messages: Sequence[Mapping[str, str]] | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
     owner: str = ""  # computed prompt beginnings are shared between requests of one owner only
+    stream: bool = False  # give the answers out by pieces, too, as they are decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,23 @@ class Completion:
     finish_reason: FinishReason = "stop"
     details: list[TokenLogprobs] | None = None
     score: float | None = None  # beams: sum of logprobs / length ** length_penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of one answer of a request that streams. The pieces are a beginning of what the output will say.
+
+    With `echo` the first piece is the prompt, alone: its text and, where logprobs were asked for, what is said of its
+    tokens; its `token_ids` are empty, as those of an answer never hold the prompt's.
+    """
+
+    request_id: str
+    answer: int
+    offset: int  # characters of the text before it
+    text: str
+    token_offset: int  # tokens before it; an echoed prompt's count where they are described
+    token_ids: list[int]
+    details: list[TokenLogprobs] | None
 
 
 @dataclass(frozen=True, slots=True)
