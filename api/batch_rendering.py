@@ -4,33 +4,24 @@ Knows neither FastAPI nor where rows come from; its cost does not grow with the 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from uuid import UUID
 
 from api.rendering import Json, error_line, output_line, seconds
 from models.batch_requests import window_text
 from models.ids import public_id
-from models.records import BatchRecord, JobRecord
+from models.records import BatchRecord, ErrorCount, JobRecord
 from models.status import FINAL, FINAL_BATCH, BatchStatus, Status
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorCount:
-    """Rows that failed in the same way: a code, one of their messages, how many they are."""
-
-    code: str
-    message: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a batch's row does not say. `live_models`: what live workers serve; None where nobody asked."""
+    """What a batch's row does not say. None where nobody asked. `live_models`: what live workers serve."""
 
     now: datetime
     num_running: int = 0
-    first_errors: Sequence[ErrorCount] = ()
+    first_errors: Sequence[ErrorCount] | None = None
     live_models: Collection[str] | None = None
 
 
@@ -42,9 +33,7 @@ def batch_body(batch: BatchRecord, around: Surroundings) -> Json:
         "counts": counts(batch, around.num_running),
         "progress": progress(batch, around.now),
         "status_reason": status_reason(batch, around),
-        "first_errors": [
-            {"code": error.code, "message": error.message, "count": error.count} for error in around.first_errors
-        ],
+        "first_errors": None if around.first_errors is None else [asdict(error) for error in around.first_errors],
         "partial_output_file_id": _file_id(batch.output_file_id, _is_running(batch)),
     }
 
@@ -149,7 +138,7 @@ def status_reason(batch: BatchRecord, around: Surroundings) -> str | None:
 
 def _why_validating(batch: BatchRecord, live_models: Collection[str] | None) -> str:
     if batch.intake_owner is not None:
-        return "validating: a worker reads the input"
+        return f"validating: a worker reads the input, {batch.num_lines_read} lines so far"
     return (
         "validating: no live worker"
         if live_models is not None and not live_models

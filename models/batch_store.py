@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 from models import batch_reads, batches, cancelling, intake, reads
 from models.batch_deleting import delete_batch
 from models.database import Database
+from models.errors import IdempotencyKeyReused
+from models.idempotency import Keyed, Once, remember
 from models.records import DEFAULT_TENANT, BatchMark, BatchRecord, ErrorCount, JobRecord, NewBatch, NewJob
 from models.status import BatchStatus, Status
 
@@ -26,6 +28,21 @@ class BatchStore:
         """Store a batch, `validating` until its input is checked. Where an input file is named that is not there
         raises NotFound, and RequestError `invalid_file` where it is there for something else."""
         self.database.write(lambda connection: batches.create(connection, batch))
+
+    def create_once(self, batch: NewBatch, once: Once) -> tuple[UUID, bool]:
+        """Store a batch unless it is remembered as one stored before: (its id, whether it is a replay). Raises as
+        create does, and IdempotencyKeyReused."""
+
+        def work(connection: Connection) -> tuple[UUID, bool]:
+            [first] = remember(connection, [Keyed(batch, once)])
+            if isinstance(first, IdempotencyKeyReused):
+                raise first
+            if first is not None:
+                return first, True
+            batches.create(connection, batch)
+            return batch.id, False
+
+        return self.database.write(work)
 
     def get(self, batch_id: UUID, tenant: str | None = None) -> BatchRecord | None:
         """Read a batch."""
@@ -99,8 +116,8 @@ class BatchStore:
             cancelling.cancel_rows(self.database, batch_id)
 
     def take_intake(self, worker_id: UUID) -> BatchRecord | None:
-        """Take a batch whose input file nobody alive reads, for this worker to read. None: there is none, or the
-        worker has no lease."""
+        """Take a batch whose input file nobody else alive reads, for this worker to read; it must be reading none.
+        None: there is none, or the worker has no lease."""
         with self.database.read() as connection:  # mostly there is nothing, and looking costs less than a write
             if not intake.is_waiting(connection):
                 return None

@@ -65,6 +65,10 @@ class Worker:
         error = JobError(code, f"it was {code}")
         self.claims.commit(self.id, [Outcome(job.id, job.attempt, Status.FAILED, error=error)])
 
+    def cancel(self, job: ClaimedJob) -> None:
+        """Obey a request to stop."""
+        self.claims.commit(self.id, [Outcome(job.id, job.attempt, Status.CANCELLED)])
+
     def finish_all(self, code: str | None = None) -> None:
         """From now on finish every job that comes: completed, or failed with a code."""
 

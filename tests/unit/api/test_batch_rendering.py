@@ -10,8 +10,8 @@ import orjson
 import pytest
 from openai.types import Batch
 
-from api.batch_rendering import ErrorCount, Surroundings, batch_body, result_line, until_unfinished
-from models.records import BatchRecord, JobError
+from api.batch_rendering import Surroundings, batch_body, result_line, until_unfinished
+from models.records import BatchRecord, ErrorCount, JobError
 from models.status import BatchStatus, Status
 from tests.unit.api.test_rendering import job, unfinished
 
@@ -178,7 +178,11 @@ def test_progress_without_anything_to_judge_by_is_null() -> None:
     [
         (NEW, {"live_models": ["demo"]}, "validating: waiting for a worker"),
         (NEW, {"live_models": []}, "validating: no live worker"),
-        (replace(NEW, intake_owner=ID), {}, "validating: a worker reads the input"),
+        (
+            replace(NEW, intake_owner=ID, num_lines_read=3),
+            {},
+            "validating: a worker reads the input, 3 lines so far",
+        ),
         (RUNNING, {"num_running": 1, "live_models": ["demo"]}, None),
         (RUNNING, {"live_models": []}, "in_progress: no live worker"),
         (replace(RUNNING, model="x"), {"live_models": ["demo"]}, "in_progress: no live worker serves model x"),
@@ -216,6 +220,7 @@ def test_errors_of_validation_are_a_list_object() -> None:
 def test_first_errors_tell_code_message_and_count() -> None:
     found = body(OVER, first_errors=[ErrorCount("empty_prompt", "prompt must not be empty", 1)])
 
+    assert body(OVER)["first_errors"] is None  # in a list, which does not look
     assert found["first_errors"] == [{"code": "empty_prompt", "message": "prompt must not be empty", "count": 1}]
 
 
