@@ -1,10 +1,11 @@
 """Every answer carries x-request-id: the caller's own where it is sound, else a new one."""
 
 import re
-import secrets
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.randomness import random_hex
 
 HEADER = "x-request-id"
 SOUND = re.compile(r"[A-Za-z0-9._-]{1,128}")  # nothing that could forge a header or a log line
@@ -33,4 +34,4 @@ class RequestIds:
 
 def request_id(given: str) -> str:
     """The given id, or a new one."""
-    return given if SOUND.fullmatch(given) else f"req_{secrets.token_hex(16)}"
+    return given if SOUND.fullmatch(given) else f"req_{random_hex(16)}"

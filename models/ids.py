@@ -1,7 +1,6 @@
 """Ids: UUIDv7 inside, readable prefixes outside. Knows nothing of where an id is stored."""
 
 import re
-import secrets
 import threading
 import time
 import uuid
@@ -9,6 +8,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from models.errors import NotFound
+from models.randomness import random_bits
 
 # What an id outside begins with, by endpoint of the job or by kind of thing.
 PREFIXES = {
@@ -65,7 +65,7 @@ def uuid7() -> UUID:
     """Make an id that sorts by time of creation (RFC 9562, 6.2 method 3); increasing within a process."""
     ticks = _next_ticks()
     head, fraction = ticks >> 12, ticks & 0xFFF
-    return UUID(int=head << 80 | _VERSION_7 | fraction << 64 | _VARIANT | secrets.randbits(62))
+    return UUID(int=head << 80 | _VERSION_7 | fraction << 64 | _VARIANT | random_bits(62))
 
 
 def public_id(kind: str, id: UUID) -> str:

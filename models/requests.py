@@ -3,7 +3,6 @@
 HTTP bodies, batch lines and inline Celery tasks are all checked here; the fields are generation.py's.
 """
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 
 from models.errors import RequestError
 from models.generation import ChatRequest, CompletionRequest
+from models.randomness import random_bits
 from models.refusals import UNSUPPORTED, UNSUPPORTED_IN_RESPONSES, first_error, refuse_surrogates, refuse_unsupported
 from models.response_request import LOGPROBS, ResponseRequest
 from models.rules import AnyRequest, check_together
@@ -60,7 +60,7 @@ def parse_body(endpoint: str, body: object) -> AnyRequest:
         raise first_error(error) from None
     check_together(request)
     if request.seed is None:
-        request.seed = secrets.randbits(63)
+        request.seed = random_bits(63)
     if request.max_tokens is None and isinstance(request, CompletionRequest):
         request.max_tokens = DEFAULT_MAX_TOKENS
     return request
