@@ -4,6 +4,7 @@ The HTTP service and the command line render with it; it knows neither FastAPI n
 """
 
 from api.choice_rendering import (
+    UNFINISHED_CODES,
     Json,
     chat_choices,
     chat_logprobs,
@@ -78,8 +79,10 @@ def output_line(job: JobRecord) -> Json:
 
 
 def error_line(job: JobRecord) -> Json:
-    """A job that ended otherwise as a line of a batch's error file."""
-    return _line(job) | {"response": None, "error": error_entry(error_of(job))}
+    """A job that ended otherwise as a line of a batch's error file. What was not run to its end has OpenAI's code,
+    whatever our row says of it."""
+    error = UNFINISHED_CODES.get(job.status) or error_of(job)
+    return _line(job) | {"response": None, "error": error_entry(error)}
 
 
 def _line(job: JobRecord) -> Json:

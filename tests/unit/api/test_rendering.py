@@ -233,6 +233,7 @@ def test_line_without_a_custom_id_is_named_by_its_number() -> None:
         (Status.FAILED, JobError("empty_prompt", "no"), "empty_prompt"),
         (Status.CANCELLED, None, "batch_cancelled"),
         (Status.EXPIRED, None, "batch_expired"),
+        (Status.EXPIRED, JobError("deadline_exceeded", "The deadline passed."), "batch_expired"),
         (Status.FAILED, None, "internal_error"),
     ],
 )
