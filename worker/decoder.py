@@ -13,8 +13,9 @@ from worker.deliveries import FinishedRow, Ledger, Row
 from worker.engine.types import Output
 from worker.loading import DecodeEngine
 from worker.part import Part
-from worker.rows import job_key
+from worker.rows import feed_delta, job_key
 from worker.staging import Staging
+from worker.streamer import Entry
 
 IDLE_SECONDS = 0.2
 REFILL_SHARE = 16  # a sixteenth of the rows is worth a prefill of its own
@@ -40,13 +41,14 @@ class Decoder(Part):
         *,
         refill_wait_seconds: float,
         finish: Callable[[FinishedRow], None],
+        publish: Callable[[list[Entry]], None],
         on_room: Callable[[], None],
         on_crash: Callable[[], None],
     ) -> None:
         super().__init__("decoder", on_crash=on_crash)
         self._engine, self._staging, self._ledger = engine, staging, ledger
         self._refill_wait_seconds = refill_wait_seconds
-        self._finish, self._on_room = finish, on_room
+        self._finish, self._publish, self._on_room = finish, publish, on_room
         self._jobs: dict[str, Assembly] = {}  # of which something was handed to the engine, by id
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.progressed_at = time.monotonic()
@@ -77,7 +79,9 @@ class Decoder(Part):
             self._obey()
             self._admit()
             if self._engine.has_work:
-                self._hand_over(self._engine.step())
+                outputs = self._engine.step()
+                self._publish_deltas()
+                self._hand_over(outputs)
             else:
                 self._staging.wait_for_rows(IDLE_SECONDS)
             self.progressed_at = time.monotonic()
@@ -114,6 +118,16 @@ class Decoder(Part):
                 assembly.running.add(entry.request_id)
                 self._engine.add(entry.sequence)
         self._on_room()
+
+    def _publish_deltas(self) -> None:
+        """Pass on what is new of jobs that stream."""
+        entries = [
+            (assembly.row.job.id, feed_delta(assembly.row.job, delta))
+            for delta in self._engine.take_deltas()
+            if (assembly := self._jobs.get(job_key(delta.request_id))) is not None
+        ]
+        if entries:
+            self._publish(entries)
 
     def _hand_over(self, outputs: list[Output]) -> None:
         for output in outputs:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from models.settings import NOOP, Settings
-from worker.engine.types import Output, Request
+from worker.engine.types import Delta, Output, Request
 
 
 class EngineInfo(Protocol):
@@ -45,6 +45,9 @@ class DecodeEngine(Protocol):
 
     def step(self) -> list[Output]:
         """Admit, decode one token per live row, retire; return what finished."""
+
+    def take_deltas(self) -> list[Delta]:
+        """Take what the last steps made certain of requests that stream."""
 
     def cancel(self, request_id: str) -> bool:
         """Drop a sequence, waiting or live."""

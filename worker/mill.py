@@ -1,4 +1,4 @@
-"""The worker's parts and how they hang together: engine, lease, feeder, decoder, writer, keeper.
+"""The worker's parts and how they hang together: engine, lease, feeder, decoder, streamer, writer, keeper.
 
 Built and stopped here, in order. Threads meet at queues only; the keeper stands apart, on a connection of its own.
 """
@@ -28,6 +28,7 @@ from worker.keeper import Keeper
 from worker.lease import Lease, Slot
 from worker.loading import describe_engine, load_engine
 from worker.staging import Staging
+from worker.streamer import Streamer, feed_client
 from worker.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -61,12 +62,14 @@ class Mill:
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
         self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)
+        self._streamer = Streamer(feed_client(settings.broker), on_crash=on_crash)
         self._decoder = Decoder(
             self._engine,
             self._staging,
             self._ledger,
             refill_wait_seconds=settings.refill_wait_seconds,
             finish=self._writer.put,
+            publish=self._streamer.put,
             on_room=on_room,
             on_crash=on_crash,
         )
@@ -123,7 +126,7 @@ class Mill:
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
-        for thread in (self._writer, self._decoder, self.feeder, self._keeper):
+        for thread in (self._writer, self._streamer, self._decoder, self.feeder, self._keeper):
             thread.start()
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
@@ -142,7 +145,9 @@ class Mill:
         self._decoder.stop()
         self._decoder.join(JOIN_SECONDS)
         self._writer.stop()
+        self._streamer.stop()
         self._writer.join(JOIN_SECONDS)
+        self._streamer.join(JOIN_SECONDS)
         self._keeper.stop()
         self._keeper.join(JOIN_SECONDS)
         self.give_back()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.engine.types import Completion, Output, Request, RowError, TokenLogprobs
+from worker.engine.types import Completion, Delta, Output, Request, RowError, TokenLogprobs
 
 DEFAULT_ROWS = 1024  # nothing is computed, so only the queue's chunking counts
 MAX_MODEL_LEN = 1 << 20
@@ -31,6 +31,7 @@ class NoopEngine:
         self.info = NoopInfo(rows or DEFAULT_ROWS)
         self._waiting: deque[Request] = deque()
         self._steps = self._row_steps = 0
+        self._deltas: list[Delta] = []
 
     @property
     def num_live(self) -> int:
@@ -62,7 +63,16 @@ class NoopEngine:
         done, self._waiting = self._waiting, deque()
         self._steps += 1
         self._row_steps += len(done)
-        return [_answer(request) for request in done]
+        outputs = [_answer(request) for request in done]
+        for request, output in zip(done, outputs, strict=True):
+            if request.stream:
+                self._deltas += _pieces(request, output)
+        return outputs
+
+    def take_deltas(self) -> list[Delta]:
+        """Take the answers of requests that stream, each in one piece."""
+        deltas, self._deltas = self._deltas, []
+        return deltas
 
     def cancel(self, request_id: str) -> bool:
         """Drop a waiting request."""
@@ -90,6 +100,22 @@ def _answer(request: Request) -> Output:
     )
     scores = None if params.prompt_logprobs is None else _details(prompt, begins_prompt=True)
     return Output(request.id, [0] * len(prompt), (answer,) * params.n, scores)
+
+
+def _pieces(request: Request, output: Output) -> list[Delta]:
+    """Each answer in one piece, an echoed prompt in another before it."""
+    pieces = []
+    for answer, completion in enumerate(output.completions):
+        text, details, id = completion.text, completion.details, request.id
+        if request.params.echo:
+            num_chars = len(request.prompt) if isinstance(request.prompt, str) else 0
+            num_tokens = len(output.prompt_token_ids) if details is not None else 0
+            head, details = (None, None) if details is None else (details[:num_tokens], details[num_tokens:])
+            pieces.append(Delta(id, answer, 0, text[:num_chars], 0, [], head))
+            pieces.append(Delta(id, answer, num_chars, text[num_chars:], num_tokens, completion.token_ids, details))
+        else:
+            pieces.append(Delta(id, answer, 0, text, 0, completion.token_ids, details))
+    return pieces
 
 
 def _details(tokens: Sequence[str | int], *, begins_prompt: bool) -> list[TokenLogprobs]:

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 from uuid import UUID
 
 from models.errors import RequestError
+from models.feed import Delta
 from models.ids import job_id_of_task
 from models.messages import MAX_CHUNK, redis_priority
 from models.records import ClaimedJob, CompletionRecord, JobError, NewJob, Outcome
@@ -24,6 +25,7 @@ from models.requests import (
 from models.rules import asked_priority, deadline_of
 from models.status import Status
 from worker.deliveries import Delivery
+from worker.engine import types as engine
 from worker.engine.types import Output, Request, SamplingParams, TokenLogprobs
 
 NO_LINKS = "link, chain and on_error are not followed: send the generations as the header of a chord, or poll them"
@@ -70,7 +72,9 @@ def engine_requests(job: ClaimedJob) -> list[Request]:
         top_logprobs=num_top_logprobs(values),
     )
     prompt, messages = values.get("prompt"), chat_messages(job.endpoint, values)
-    request = Request(str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant)
+    request = Request(
+        str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant, stream=values["stream"]
+    )
     if not _is_list(prompt):
         return [request]
     return [replace(request, id=f"{job.id}/{index}", prompt=one) for index, one in enumerate(prompt)]
@@ -124,6 +128,18 @@ def _record(job: ClaimedJob, output: Output, index: int, *, first_choice: int, f
         output_tokens=len(answer.token_ids),
         seed=job.body.get("seed", 0),
         fingerprint=output.fingerprint or fingerprint,
+    )
+
+
+def feed_delta(job: ClaimedJob, delta: engine.Delta) -> Delta:
+    """A piece of an answer as the job's feed shows it."""
+    return Delta(
+        choice=(prompt_index(delta.request_id) or 0) * int(job.body.get("n", 1)) + delta.answer,
+        offset=delta.offset,
+        text=delta.text,
+        token_offset=delta.token_offset,
+        tokens=_tokens(delta.details or ()),
+        token_ids=delta.token_ids if job.body.get("return_token_ids") else (),
     )
 
 
@@ -188,13 +204,17 @@ def _details(tokens: Sequence[TokenLogprobs] | None, prompt: Sequence[TokenLogpr
     each token of the prompt."""
     details: dict[str, Any] = {}
     if tokens is not None:
-        details["tokens"] = [
-            {"token": entry.token, "logprob": entry.logprob, "offset": entry.text_offset, "top": entry.top}
-            for entry in tokens
-        ]
+        details["tokens"] = _tokens(tokens)
     if prompt is not None:
         details["prompt"] = [
             {"id": entry.token_id, "token": entry.token, "logprob": entry.logprob, "rank": entry.rank, "top": entry.top}
             for entry in prompt
         ]
     return details or None
+
+
+def _tokens(tokens: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+    return [
+        {"token": entry.token, "logprob": entry.logprob, "offset": entry.text_offset, "top": entry.top}
+        for entry in tokens
+    ]

@@ -22,6 +22,7 @@ from worker.keeper import Keeper
 from worker.lease import Lease
 from worker.loading import DecodeEngine
 from worker.staging import Staging
+from worker.streamer import Streamer, feed_client
 from worker.writer import Writer
 
 LEASE_SECONDS = 36_000.0  # no test waits for its end
@@ -37,12 +38,14 @@ class Workbench:
         self.lease = Lease(self.claims, record, LEASE_SECONDS)
         self.ledger, self.staging = Ledger(), Staging()
         self.writer = Writer(self.claims, self.ledger, on_finished=_ignore, on_crash=self._crash)
+        self.streamer = Streamer(feed_client(redis_url), on_crash=self._crash)
         self.decoder = Decoder(
             engine,
             self.staging,
             self.ledger,
             refill_wait_seconds=0,
             finish=self.writer.put,
+            publish=self.streamer.put,
             on_room=lambda: None,
             on_crash=self._crash,
         )
@@ -70,7 +73,7 @@ class Workbench:
             on_crash=self._crash,
             hang_seconds=3600,
         )
-        self._parts = (self.writer, self.decoder, self.feeder, self.keeper)
+        self._parts = (self.writer, self.streamer, self.decoder, self.feeder, self.keeper)
 
     def __enter__(self) -> "Workbench":
         self.lease.begin()

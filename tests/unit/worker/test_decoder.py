@@ -51,6 +51,7 @@ def decoding(engine: SlowEngine, crashes: list[str]) -> Iterator[Decoder]:
         ledger,
         refill_wait_seconds=0,
         finish=finished.append,
+        publish=lambda entries: None,
         on_room=lambda: None,
         on_crash=lambda: crashes.append("crash"),
     )
