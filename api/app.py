@@ -10,7 +10,18 @@ from api import errors
 from api.auth import caller
 from api.housekeeping import Housekeeper
 from api.request_id import RequestIds
-from api.routes import batch_rows, batches, completions, files, health, jobs, models, responses
+from api.routes import (
+    batch_rows,
+    batches,
+    completions,
+    files,
+    health,
+    jobs,
+    models,
+    responses,
+    stored,
+    stored_chats,
+)
 from api.services import Services
 from models.database import Database
 from models.settings import Settings, load_settings
@@ -30,7 +41,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.add_middleware(RequestIds)
     errors.install(app)
     app.include_router(health.router)
-    for module in (batch_rows, batches, completions, files, jobs, models, responses):
+    for module in (batch_rows, batches, completions, files, jobs, models, responses, stored, stored_chats):
         app.include_router(module.router, dependencies=[Depends(caller)])
     return app
 

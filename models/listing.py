@@ -17,10 +17,9 @@ from models import job_metadata as index
 from models.columns import constant
 from models.errors import RequestError
 from models.ids import JOB_ENDPOINTS
+from models.packing import clean_text
 from models.status import Status
 from models.tables import job_metadata, jobs
-
-MAX_LIMIT = 100  # jobs a page: each comes with its request and its completions
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,7 @@ def _times(created_at: ColumnElement[datetime], wanted: JobFilter) -> list[Colum
 
 
 def _model(wanted: JobFilter) -> list[ColumnElement[bool]]:
-    return [] if wanted.model is None else [jobs.c.model == wanted.model]
+    return [] if wanted.model is None else [jobs.c.model == clean_text(wanted.model)]
 
 
 def _endpoint(wanted: JobFilter) -> list[ColumnElement[bool]]:

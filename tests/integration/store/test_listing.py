@@ -186,6 +186,7 @@ def test_metadata_may_hold_what_no_database_text_holds(store: Store) -> None:
     store.submit([job])
 
     assert found(store, metadata={"a\0": "x"}) == [job.id]
+    assert found(store, model="\0") == []
 
 
 def test_id_stored_already_keeps_the_metadata_it_came_with(store: Store) -> None:
