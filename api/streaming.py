@@ -18,12 +18,15 @@ from api.endings import completed
 from api.errors import answer_to, code_of, error_body, public_message
 from api.following import Following
 from api.job_events import Cursor, JobEvents
+from api.response_events import BEFORE_ALL, ResponseEvents, known_chars
+from api.response_rendering import response_body
 from api.services import Services
 from api.stream_progress import Item
 from api.stream_rendering import Chunks, ServerEvent
 from api.waiting import unless_gone
 from models.errors import BatchmillError, NotFound
 from models.records import JobRecord
+from models.requests import RESPONSES
 from models.status import FINAL
 
 HOLD_SECONDS = 1.0
@@ -75,6 +78,16 @@ async def stream_answer(
         on_gone=forget,
         headers=headers,
     )
+
+
+async def stream_response(services: Services, caller: Caller, job_id: UUID, *, starting_after: int | None) -> Response:
+    """Answer with the events of a response behind a sequence number, or with all of them. Raises NotFound."""
+    job = await _read(services, caller, job_id)
+    if job.endpoint != RESPONSES:
+        raise NotFound
+    after = BEFORE_ALL if starting_after is None else starting_after
+    following = _follow(services, job, known_chars={0: known_chars(after)})
+    return EventStream(following, ResponseEvents(job, response_body, starting_after=after).render)
 
 
 async def stream_job(services: Services, caller: Caller, job_id: UUID, cursor: Cursor) -> Response:
