@@ -40,8 +40,10 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.services = Services.build(settings, database)
     app.add_middleware(RequestIds)
     errors.install(app)
+    for module in (completions, responses):  # first: routes are tried in turn. Each of them asks who calls
+        app.include_router(module.router)
     app.include_router(health.router)
-    for module in (batch_rows, batches, completions, files, jobs, models, responses, stored, stored_chats):
+    for module in (batch_rows, batches, files, jobs, models, stored, stored_chats):
         app.include_router(module.router, dependencies=[Depends(caller)])
     return app
 

@@ -5,6 +5,7 @@ A hint is not the job. One that is lost costs a little latency: the workers' kee
 
 import logging
 import threading
+import time
 from queue import SimpleQueue
 from uuid import UUID
 
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 2.0  # a Redis slower than this is as good as away; the rows are safe meanwhile
 STOP_SECONDS = 3.0
 MAX_HINTS = 1000  # a publishing round; what comes in meanwhile goes out together in the next one
+MAX_LOAD = 0.2  # the share of time spent publishing: under load rounds are fewer and bigger, alone a job goes at once
+MAX_PAUSE_SECONDS = 0.1
 
 
 class Broker:
@@ -41,7 +44,7 @@ class Broker:
         self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self._wake = threading.Event()
         self._batches: SimpleQueue[UUID] = SimpleQueue()
-        self._stopping = False
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -50,7 +53,7 @@ class Broker:
 
     def stop(self) -> None:
         """Publish what waits, then end; bounded, as the keepers publish what is left."""
-        self._stopping = True
+        self._ending.set()
         self._wake.set()
         self._thread.join(STOP_SECONDS)
         self._app.close()
@@ -73,10 +76,11 @@ class Broker:
             return False
 
     def _run(self) -> None:
-        """Sleep until something is announced, publish until nothing is left."""
-        while not self._stopping:
+        """Sleep until something is announced, publish until nothing is left, rest."""
+        while True:
             self._wake.wait()
             self._wake.clear()
+            started = time.monotonic()
             try:
                 self._publish_batches()
                 while self._publish_some():
@@ -84,23 +88,25 @@ class Broker:
             except BatchmillError as error:
                 # Harmless: the rows stay unpublished, and the next keeper's beat takes them.
                 log.warning("publishing failed: %s", error, extra={"action": "publish_failed"})
+            if self._ending.is_set():
+                return
+            took_seconds = time.monotonic() - started
+            self._ending.wait(min(took_seconds * (1 / MAX_LOAD - 1), MAX_PAUSE_SECONDS))
 
     def _publish_batches(self) -> None:
         while not self._batches.empty():
             self._send(INTAKE, str(self._batches.get()), queue=INTAKE_QUEUE, priority=redis_priority(TOP_PRIORITY))
 
     def _publish_some(self) -> bool:
-        """Publish up to a round of jobs; False when none was left."""
+        """Publish up to a round of jobs; whether more may be left."""
         hints = self._store.take_unpublished(MAX_HINTS)
-        if not hints:
-            return False
         try:
             for message in chunk_messages(hints):
                 self._send(GENERATE_CHUNK, message.ids, queue=message.queue, priority=message.redis_priority)
         except BrokerUnavailable:
             self._store.unpublish([hint.id for hint in hints])
             raise
-        return True
+        return len(hints) == MAX_HINTS
 
     def _send(self, task: str, argument: str | list[str], *, queue: str, priority: int) -> None:
         """`priority` is Redis's."""

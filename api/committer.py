@@ -6,11 +6,11 @@ commits hundreds of jobs for the price of one.
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from models.errors import Overloaded
+from models.errors import BatchmillError, Overloaded
 from models.store import Store
 from models.submitting import Submission, Submitted
 
@@ -29,8 +29,9 @@ class _Item:
 class Committer:
     """Takes submissions from the event loop's tasks and stores them in groups, from a thread of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, on_commit: Callable[[], None]) -> None:
         self._store = store
+        self._on_commit = on_commit
         self._waiting: deque[_Item] = deque()
         self._waiting_bytes = 0
         self._thread = ThreadPoolExecutor(1, "committer")
@@ -57,12 +58,19 @@ class Committer:
         while self._waiting:
             group = self._take_group()
             submissions = [item.submission for item in group]
-            try:
-                results = await loop.run_in_executor(self._thread, self._store.submit_group, submissions)
-            except Exception as error:  # whatever it is, each of the group must hear of it
-                _tell(group, [error] * len(group))
-            else:
-                _tell(group, results)
+            _tell(group, await loop.run_in_executor(self._thread, self._commit, submissions))
+            self._on_commit()
+
+    def _commit(self, group: Sequence[Submission]) -> Sequence[Submitted | Exception]:
+        """Store a group. What is nobody's fault but a bug's is looked for one by one, so that it fails alone."""
+        try:
+            return self._store.submit_group(group)
+        except BatchmillError as error:
+            return [error] * len(group)
+        except Exception as error:
+            if len(group) == 1:
+                return [error]
+            return [result for submission in group for result in self._commit([submission])]
 
     def _take_group(self) -> list[_Item]:
         """The next items within the limits; at least one."""

@@ -16,7 +16,7 @@ MIRROR = "idempotency_key"  # of the header, for clients that cannot set one
 
 def once_of(request: Request, body: object, *, key: str | None) -> Once | None:
     """`key` is the body's mirror of the header. Raises RequestError where both are given and differ."""
-    header, path = request.headers.get("idempotency-key"), request.url.path
+    header, path = request.headers.get("idempotency-key"), request.scope["path"]
     if key is not None and header is not None and key != header:
         raise RequestError(
             "invalid_idempotency_key", f"the header Idempotency-Key and {MIRROR} differ: send one", param=MIRROR

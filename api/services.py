@@ -44,13 +44,14 @@ class Services:
     def build(cls, settings: Settings, database: Database) -> "Services":
         """Wire the parts. Nothing connects yet. Raises ConfigurationError where BATCHMILL_BLOB_URL is none."""
         store, batches, keys = Store(database), BatchStore(database), KeyStore(database)
+        broker = Broker(settings.broker, store)
         return cls(
             settings=settings,
             database=database,
             store=store,
-            committer=Committer(store),
+            committer=Committer(store, on_commit=broker.announce),
             models=KnownModels(settings, store),
-            broker=Broker(settings.broker, store),
+            broker=broker,
             watch=Watch(store),
             batch_watch=BatchWatch(batches),
             holders=Holders(),

@@ -36,9 +36,7 @@ async def new_job(services: Services, tenant: str, endpoint: str, request: AnyRe
 
 async def submit(services: Services, job: NewJob, *, once: Once | None, num_bytes: int) -> Submitted:
     """Commit the job, together with what else comes in, and have it announced."""
-    submitted = await services.committer.commit(Submission(job, once), num_bytes)
-    services.broker.announce()
-    return submitted
+    return await services.committer.commit(Submission(job, once), num_bytes)
 
 
 def check_key(key: str) -> str:

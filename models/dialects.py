@@ -1,6 +1,6 @@
 """Which form of the hot statements a connection needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -16,6 +16,11 @@ class HotStatements(Protocol):
 
     def insert_jobs(self, connection: Connection, new: Sequence[NewJob], /) -> list[Moved]:
         """Store jobs with their bodies. Returns the rows that were not there yet."""
+
+    def keep_keys(
+        self, connection: Connection, keys: Sequence[Mapping[str, Any]], /, *, max_age_seconds: float
+    ) -> set[tuple[str, str]]:
+        """Write rows of `idempotency`, replacing older ones. Returns tenant and key of those written."""
 
     def claim(self, connection: Connection, worker_id: UUID, ids: Sequence[UUID], /) -> Sequence[Row[Any]]:
         """Make queued rows among `ids` the worker's own, if its lease lasts."""

@@ -10,9 +10,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, or_, select, tuple_
-from sqlalchemy.dialects import postgresql, sqlite
 
-from models.columns import from_now, is_one_of, now
+from models import dialects
+from models.columns import is_one_of
 from models.errors import IdempotencyKeyReused
 from models.records import NewBatch, NewJob
 from models.status import Status
@@ -115,17 +115,8 @@ def _take(connection: Connection, writers: Sequence[Keyed], *, max_age_seconds: 
     """Write the keys, replacing what is older. Returns those written; the others are locked until the end."""
     if not writers:
         return set()
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(idempotency).values(created_at=now())
-    replaced = {name: statement.excluded[name] for name in ("path", "body_hash", "job_id", "batch_id", "created_at")}
-    upsert = statement.on_conflict_do_update(
-        index_elements=["tenant", "key"],
-        set_=replaced,
-        where=idempotency.c.created_at <= from_now(-max_age_seconds) if max_age_seconds else None,
-    )
     rows = [_values(writer) for writer in sorted(writers, key=lambda writer: writer.place)]  # one order of locks
-    written = connection.execute(upsert.returning(idempotency.c.tenant, idempotency.c.key), rows)
-    return {(row.tenant, row.key) for row in written}
+    return dialects.of(connection).keep_keys(connection, rows, max_age_seconds=max_age_seconds)
 
 
 def _values(writer: Keyed) -> dict[str, Any]:

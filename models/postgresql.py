@@ -5,7 +5,7 @@
 queued rows. `|| ''` keeps it from that. Only rows in progress have an owner, so the fence needs no status.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -88,6 +88,17 @@ _FINISH = text("""
     )
     SELECT id, batch_id, status FROM finished
 """)
+_KEEP_KEYS = text("""
+    INSERT INTO idempotency (tenant, key, path, body_hash, job_id, batch_id, created_at)
+    SELECT tenant, key, path, decode(body_hash, 'hex'), job_id, batch_id, now()
+    FROM json_to_recordset(CAST(:keys AS json)) AS new (
+        tenant text, key text, path text, body_hash text, job_id uuid, batch_id uuid)
+    ON CONFLICT (tenant, key) DO UPDATE
+    SET path = excluded.path, body_hash = excluded.body_hash, job_id = excluded.job_id, batch_id = excluded.batch_id,
+        created_at = excluded.created_at
+    WHERE idempotency.created_at <= now() - make_interval(secs => :max_age_seconds)
+    RETURNING tenant, key
+""")
 
 
 def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
@@ -96,6 +107,15 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
     stored = [Moved(*row) for row in connection.execute(_INSERT_JOBS, {"jobs": _json(rows)})]
     job_metadata.keep(connection, new, stored)
     return stored
+
+
+def keep_keys(
+    connection: Connection, keys: Sequence[Mapping[str, Any]], *, max_age_seconds: float
+) -> set[tuple[str, str]]:
+    """Write rows of `idempotency`, replacing older ones. Returns tenant and key of those written; of the others the
+    rows that are there are locked, in the order of `keys`."""
+    written = connection.execute(_KEEP_KEYS, {"keys": _json(keys), "max_age_seconds": max_age_seconds})
+    return {(row.tenant, row.key) for row in written}
 
 
 def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
@@ -115,6 +135,6 @@ def finish(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome])
     return [Moved(*row) for row in connection.execute(_FINISH, parameters)]
 
 
-def _json(rows: Sequence[dict[str, Any]]) -> str:
+def _json(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as JSON; packed numbers as hexadecimal text."""
     return orjson.dumps(rows, default=bytes.hex).decode()

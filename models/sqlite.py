@@ -1,6 +1,6 @@
 """The hot statements as SQLite likes them. One writer at a time, so nothing here needs to lock or skip a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -10,12 +10,12 @@ from sqlalchemy import Connection, Row, Select, Uuid, exists, or_, select, text,
 from sqlalchemy.dialects.sqlite import insert
 
 from models import job_metadata
-from models.columns import is_one_of, now
+from models.columns import from_now, is_one_of, now
 from models.packing import dump_json
 from models.records import NewJob, Outcome
 from models.rows import Moved, completion_values, job_values, outcome_values
 from models.status import Status
-from models.tables import completions, jobs, payloads, workers
+from models.tables import completions, idempotency, jobs, payloads, workers
 
 _CLAIMED: Select[Any] = select(
     *(jobs.c.id, jobs.c.attempt, jobs.c.endpoint, jobs.c.model, jobs.c.priority, jobs.c.deadline),
@@ -54,6 +54,21 @@ def insert_jobs(connection: Connection, new: Sequence[NewJob]) -> list[Moved]:
 def _stored(connection: Connection, new: Sequence[NewJob]) -> set[UUID]:
     ids = [job.id for job in new]
     return set(connection.scalars(select(jobs.c.id).where(is_one_of(connection, jobs.c.id, ids))))
+
+
+def keep_keys(
+    connection: Connection, keys: Sequence[Mapping[str, Any]], *, max_age_seconds: float
+) -> set[tuple[str, str]]:
+    """Write rows of `idempotency`, replacing older ones. Returns tenant and key of those written."""
+    statement = insert(idempotency).values(created_at=now())
+    names = ("path", "body_hash", "job_id", "batch_id", "created_at")
+    upsert = statement.on_conflict_do_update(
+        index_elements=["tenant", "key"],
+        set_={name: statement.excluded[name] for name in names},
+        where=idempotency.c.created_at <= from_now(-max_age_seconds),
+    )
+    written = connection.execute(upsert.returning(idempotency.c.tenant, idempotency.c.key), keys)
+    return {(row.tenant, row.key) for row in written}
 
 
 def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
