@@ -9,15 +9,19 @@ from fastapi import Depends, FastAPI
 from api import errors
 from api.auth import caller
 from api.housekeeping import Housekeeper
+from api.metrics import RequestMetrics
 from api.request_id import RequestIds
 from api.routes import (
+    admin,
     batch_rows,
     batches,
     completions,
+    events,
     files,
     health,
     jobs,
     models,
+    operators,
     responses,
     stored,
     stored_chats,
@@ -39,11 +43,15 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     )
     app.state.services = Services.build(settings, database)
     app.add_middleware(RequestIds)
+    app.add_middleware(RequestMetrics, metrics=app.state.services.metrics)
     errors.install(app)
     for module in (completions, responses):  # first: routes are tried in turn. Each of them asks who calls
         app.include_router(module.router)
     app.include_router(health.router)
-    for module in (batch_rows, batches, files, jobs, models, stored, stored_chats):
+    for module in (
+        *(admin, batch_rows, batches, events, files, jobs),
+        *(models, operators, stored, stored_chats),
+    ):
         app.include_router(module.router, dependencies=[Depends(caller)])
     return app
 

@@ -10,12 +10,15 @@ from api.committer import Committer
 from api.feed import Feed
 from api.keyring import Keyring
 from api.known_models import KnownModels
+from api.metrics import Metrics
+from api.snapshot import Snapshot
 from api.waiting import BatchWatch, Holders, Watch
 from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.database import Database
 from models.file_store import FileStore
 from models.key_store import KeyStore
+from models.overview import Load, Overview
 from models.settings import Settings
 from models.store import Store
 
@@ -36,6 +39,9 @@ class Services:
     feed: Feed
     keys: KeyStore
     keyring: Keyring
+    overview: Overview
+    load: Snapshot[Load]
+    metrics: Metrics
     batches: BatchStore
     files: FileStore
     blobs: Blobs
@@ -44,6 +50,7 @@ class Services:
     def build(cls, settings: Settings, database: Database) -> "Services":
         """Wire the parts. Nothing connects yet. Raises ConfigurationError where BATCHMILL_BLOB_URL is none."""
         store, batches, keys = Store(database), BatchStore(database), KeyStore(database)
+        overview = Overview(database)
         broker = Broker(settings.broker, store)
         return cls(
             settings=settings,
@@ -58,6 +65,9 @@ class Services:
             feed=Feed(settings.broker),
             keys=keys,
             keyring=Keyring(keys),
+            overview=overview,
+            load=Snapshot(overview.load),
+            metrics=Metrics(),
             batches=batches,
             files=FileStore(database),
             blobs=Blobs(settings.blobs),

@@ -1,15 +1,18 @@
-"""Health for load balancers and people; no keys, nothing about jobs."""
+"""Health for load balancers and people, numbers for Prometheus; no keys, nothing about a single job."""
 
+import logging
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from models import migrations
 from models.errors import BatchmillError, ConfigurationError
 
+log = logging.getLogger(__name__)
 router = APIRouter()
 
 MIGRATE = "run `batchmill db upgrade`"
@@ -36,6 +39,17 @@ def ready(services: ServicesDep) -> Response:
     status = "ready" if accepts else "unavailable"
     body = {"status": status, **checks, "redis": redis, "workers": workers, "warnings": warnings}
     return json_response(body, 200 if accepts else 503)
+
+
+@router.get("/metrics")
+async def show_metrics(services: ServicesDep) -> Response:
+    """What Prometheus scrapes. Without a database the service's own numbers are still told."""
+    try:
+        load = await services.load.get()
+    except BatchmillError as error:
+        log.warning("cannot read the load: %s", error, extra={"action": "load_failed"})
+        load = None
+    return Response(services.metrics.exposition(load), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/version")
