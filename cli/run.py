@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -26,7 +27,7 @@ from cli.signals import interrupts
 from cli.source import Source, fingerprint, open_source
 from models.batch_store import BatchStore
 from models.database import Database
-from models.errors import BatchmillError, ConfigurationError
+from models.errors import BatchmillError, ConfigurationError, RequestError
 from models.ids import uuid7
 from models.messages import MARKER_KEY
 from models.records import BatchRecord, NewBatch
@@ -181,12 +182,12 @@ class _Run:
         """Intake, on a thread and a connection of its own: decoding begins with the first chunk."""
         from worker.celery_app import create_app
         from worker.hints import relay
-        from worker.intake import take_in
+        from worker.intake import Reading, take_in
 
         database = Database(self._settings.database, pool_size=2)
         store, app = Store(database), create_app(self._settings)
 
-        def announce() -> bool:
+        def announce(_: frozenset[str] = frozenset()) -> bool:
             try:
                 relay(app, store, model=self._settings.model_name)
             except BatchmillError:
@@ -195,15 +196,9 @@ class _Run:
 
         try:
             if batch.status == "validating":
-                take_in(
-                    BatchStore(database),
-                    batch,
-                    self._source.path,
-                    model=self._settings.model_name,
-                    models=_names(self._settings),
-                    max_line_bytes=self._settings.max_line_bytes,
-                    on_chunk=announce,
-                )
+                reading = Reading(partial(_resolve, self._settings), self._settings.max_line_bytes)
+                with self._source.path.open("rb") as file:
+                    take_in(BatchStore(database), batch, file, reading, on_chunk=announce)
             announce()
         except (BatchmillError, OSError) as error:
             self._intake_error = error
@@ -234,9 +229,11 @@ def _begin_with_empty_broker(store: Store, url: str) -> None:
         redis.set(MARKER_KEY, "1")
 
 
-def _names(settings: Settings) -> frozenset[str]:
-    """What a line may call this run's model."""
-    return frozenset({settings.model, settings.model_name} | ({DEMO} if settings.model == DEMO else set()))
+def _resolve(settings: Settings, name: str | None) -> str:
+    """This run's model, by whatever name of its a line gives, or none. Raises RequestError."""
+    if name in (None, settings.model, settings.model_name) or (name == DEMO and settings.model == DEMO):
+        return settings.model_name
+    raise RequestError("model_not_found", "the line names another model than this run's", param="model")
 
 
 def _read(batches: BatchStore, batch: BatchRecord | NewBatch) -> BatchRecord:

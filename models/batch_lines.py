@@ -3,7 +3,7 @@
 A bad line is an answer, not an exception: it carries its error and is stored refused, and the rest goes on.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,54 +11,65 @@ from typing import Any
 import orjson
 
 from models.errors import RequestError
-from models.requests import ENDPOINTS, parse_request, stored_body
-from models.rules import AnyRequest, asked_priority, deadline_of
+from models.requests import ENDPOINTS, known_fields, parse_request, stored_body
+from models.rules import asked_priority, deadline_of
 
 MAX_CUSTOM_ID_CHARS = 512
 BOM = b"\xef\xbb\xbf"
 
+Resolve = Callable[[str | None], str]  # the model that a line's `model` means, or RequestError
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """A parsed line. With `error` set, `body` is empty; `custom_id` is kept where it could be read."""
+    """A parsed line. With `error` set, `body` is empty and `model` None; `custom_id` is kept where it could be read."""
 
     custom_id: str | None
     endpoint: str
     model: str | None
     body: dict[str, Any]
     priority: int | None = None
-    ttl_seconds: int | None = None
+    deadline: datetime | None = None
+    max_attempts: int | None = None
     error: RequestError | None = None
 
 
-def parse_line(raw: bytes, *, models: Collection[str], max_bytes: int) -> BatchLine:
-    """Read one line without its line break. `models` are the names a line may give, beside leaving it out."""
+def check_line(raw: bytes, *, endpoint: str, max_bytes: int) -> str:
+    """What holds of every line of a batch's input file, or the file is bad as a whole. Returns the custom_id.
+
+    Raises RequestError. The body is not looked at: what is wrong with it is that line's own fault.
+    """
+    line = _decode(raw, max_bytes)
+    custom_id = _checked_id(line.get("custom_id"))
+    if line.get("method") != "POST":
+        raise RequestError("invalid_method", "method must be POST", param="method")
+    if line.get("url") != endpoint:
+        raise RequestError("mismatched_endpoint", f"url must be {endpoint}, the batch's endpoint", param="url")
+    return custom_id
+
+
+def parse_line(raw: bytes, *, resolve: Resolve, max_bytes: int, strict: bool = True) -> BatchLine:
+    """Read one line without its line break. Not strict, fields of the body that nobody knows are dropped."""
     custom_id: str | None = None
     endpoint = ENDPOINTS[0]
     try:
         line = _decode(raw, max_bytes)
         custom_id = _custom_id(line)
         endpoint, body = _endpoint_and_body(line)
-        request = parse_request(endpoint, body)
-        if request.model is not None and request.model not in models:
-            raise RequestError("model_not_found", "the line names another model than this run's", param="model")
+        request = parse_request(endpoint, body if strict else known_fields(endpoint, body)[0])
+        model = resolve(request.model)
     except RequestError as error:
         return BatchLine(custom_id, endpoint, None, {}, error=error)
+    request.model = model
     return BatchLine(
         custom_id,
         endpoint,
-        request.model,
+        model,
         stored_body(request),
         priority=asked_priority(request),
-        ttl_seconds=_life_seconds(request),
+        deadline=deadline_of(request, datetime.now(UTC)),
+        max_attempts=request.max_attempts,
     )
-
-
-def _life_seconds(request: AnyRequest) -> int | None:
-    """How long the line's job may take, from when it is read."""
-    now = datetime.now(UTC)
-    deadline = deadline_of(request, now)
-    return None if deadline is None else max(1, round((deadline - now).total_seconds()))
 
 
 def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:
@@ -78,6 +89,10 @@ def _custom_id(line: dict[str, Any]) -> str | None:
     custom_id = line.get("custom_id")
     if custom_id is None and not _is_batch_form(line):
         return None
+    return _checked_id(custom_id)
+
+
+def _checked_id(custom_id: object) -> str:
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_CUSTOM_ID_CHARS or not custom_id.isprintable():
         raise RequestError(
             "invalid_custom_id",

@@ -34,8 +34,15 @@ def append(
     """Store a chunk of lines and how far the input is read with it; lines stored before are left as they are."""
     batch = _lock_open(connection, batch_id, owner)
     fresh = _without_stored(connection, batch_id, new)
-    common: dict[str, Any] = {"batch_id": batch_id, "max_attempts": batch.max_attempts}
-    rows = [replace(job, deadline=_earlier(job.deadline, batch.expires_at), **common) for job in fresh]
+    rows = [
+        replace(
+            job,
+            batch_id=batch_id,
+            deadline=_earlier(job.deadline, batch.expires_at),
+            max_attempts=batch.max_attempts if job.max_attempts is None else job.max_attempts,
+        )
+        for job in fresh
+    ]
     insert_jobs = dialects.of(connection).insert_jobs
     moved = insert_jobs(connection, rows)
     stored = {row.id for row in moved}
@@ -87,11 +94,16 @@ def is_waiting(connection: Connection) -> bool:
 
 
 def take(connection: Connection, worker_id: UUID) -> BatchRecord | None:
-    """Give a worker with a lease the oldest batch whose input nobody alive reads, those of high priority first."""
+    """Give a worker with a lease the oldest batch whose input nobody else alive reads, those of high priority first.
+
+    A worker that asks reads none: what it holds is what it gave up when the database was away.
+    """
     # A value for each row, not EXISTS: of a row that somebody took just now PostgreSQL looks again at the row's own
     # columns, but not at what it was joined with.
     holder = workers.alias("holder")
-    lease_of_holder = select(holder.c.lease_until > now()).where(holder.c.id == batches.c.intake_owner)
+    lease_of_holder = select(holder.c.lease_until > now()).where(
+        holder.c.id == batches.c.intake_owner, holder.c.id != worker_id
+    )
     is_held = func.coalesce(lease_of_holder.scalar_subquery(), false())
     free = (
         select(batches.c.id)

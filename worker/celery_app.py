@@ -3,9 +3,10 @@
 import logging
 
 from celery import Celery, signals
+from kombu.entity import Exchange, Queue
 
 from models.logs import formatter
-from models.messages import PRIORITY_STEPS, UNACKED_KEYS, queue_of
+from models.messages import INTAKE_QUEUE, PRIORITY_STEPS, UNACKED_KEYS, queue_of
 from models.settings import Settings, load_settings
 
 DEFAULT_ROWS = 64  # until the engine has loaded and knows better; bounds only how many messages are held
@@ -44,8 +45,10 @@ def create_app(settings: Settings) -> BatchmillApp:
         result_serializer="json",
         accept_content=["json"],
         result_accept_content=["json"],
-        # One queue a model. task_queues stays empty so that any model's queue is created when first named.
+        # One queue a model, and one of batches to be read for all workers. A worker takes from those listed unless -Q
+        # says otherwise; any other model's queue is created when first named.
         task_default_queue=queue_of(settings.model_name),
+        task_queues=[_queue(queue_of(settings.model_name)), _queue(INTAKE_QUEUE)],
         task_create_missing_queues=True,
         worker_pool="worker.pool:DecodePool",
         worker_concurrency=DEFAULT_ROWS if settings.rows == "auto" else settings.rows,
@@ -68,6 +71,11 @@ def create_app(settings: Settings) -> BatchmillApp:
 
     app.steps["consumer"].add(JobPrefetch)
     return app
+
+
+def _queue(name: str) -> Queue:
+    """A queue as Celery makes a missing one: with an exchange and a routing key of its own."""
+    return Queue(name, Exchange(name), routing_key=name)  # type: ignore[no-untyped-call]
 
 
 @signals.after_setup_logger.connect

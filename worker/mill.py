@@ -27,6 +27,7 @@ from worker.hints import HintRepair, redis_client
 from worker.keeper import Keeper
 from worker.lease import Lease, Slot
 from worker.loading import describe_engine, load_engine
+from worker.reader import Reader
 from worker.staging import Staging
 from worker.streamer import Streamer, feed_client
 from worker.writer import Writer
@@ -85,6 +86,7 @@ class Mill:
             on_crash=on_crash,
         )
         self._keeper = self._make_keeper(app, on_finished, on_crash)
+        self.reader = Reader(app, settings, self._lease, on_crash=on_crash)
 
     def _make_keeper(self, app: BatchmillApp, on_finished: Report, on_crash: Callable[[], None]) -> Keeper:
         """The keeper has a connection of its own: a long commit must not delay a heartbeat."""
@@ -126,7 +128,7 @@ class Mill:
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
-        for thread in (self._writer, self._streamer, self._decoder, self.feeder, self._keeper):
+        for thread in (self._writer, self._streamer, self._decoder, self.feeder, self._keeper, self.reader):
             thread.start()
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
@@ -134,8 +136,10 @@ class Mill:
         """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up
         to the grace time or until `hurry`; write what is finished; give back the rest; leave the workers table."""
         ends = time.monotonic() + self._settings.grace_seconds
+        self.reader.stop()
         self.feeder.stop()
         self.feeder.join(JOIN_SECONDS)
+        self.reader.join(JOIN_SECONDS)
         waiting = self.feeder.unprepared() | self._staging.job_ids()
         self._decoder.drop(waiting)  # of a list of prompts some may be in the engine
         self._ledger.let_go(waiting)

@@ -17,7 +17,7 @@ from celery.concurrency.base import BasePool, apply_target
 from celery.worker import state as celery_state
 
 from models.errors import BatchmillError
-from models.messages import GENERATE, GENERATE_CHUNK
+from models.messages import GENERATE, GENERATE_CHUNK, INTAKE
 from worker.celery_app import BatchmillApp
 from worker.deliveries import Delivery
 from worker.engine.types import EngineError
@@ -72,21 +72,28 @@ class DecodePool(BasePool):
     ) -> Delivery | None:
         """Take a task: a generation becomes a delivery, anything else runs as Celery would run it, on one thread."""
         name, task_id, request = args[0], args[1], args[2]
-        if name not in (GENERATE, GENERATE_CHUNK):
+        if name not in (GENERATE, GENERATE_CHUNK, INTAKE):
             self._others.submit(apply_target, target, args, kwargs, callback, accept_callback)
             return None
         mill = self._running()
-        delivery = (
-            inline_delivery(task_id, request["args"], request["kwargs"], model=mill.model, linked=request["linked"])
-            if name == GENERATE
-            else listed_delivery(request["args"], request["delivery_info"])
-        )
+        if name == INTAKE:
+            delivery = Delivery([])
+        elif name == GENERATE:
+            args, kwargs, linked = request["args"], request["kwargs"], request["linked"]
+            delivery = inline_delivery(task_id, args, kwargs, model=mill.model, linked=linked)
+        else:
+            delivery = listed_delivery(request["args"], request["delivery_info"])
         started = time.monotonic()
         if accept_callback is not None:
             delivery.on_accepted = lambda: accept_callback(os.getpid(), time.monotonic())
         if callback is not None:
             delivery.on_finished = lambda: callback((0, None, time.monotonic() - started))
-        mill.feeder.deliver(delivery)
+        if name == INTAKE:
+            mill.reader.wake()
+            self._report(Delivery.accepted, [delivery])
+            self._report(Delivery.finished, [delivery])
+        else:
+            mill.feeder.deliver(delivery)
         return delivery
 
     def wants_more(self) -> bool:

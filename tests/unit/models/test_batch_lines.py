@@ -1,18 +1,24 @@
 """One line of a prompt file: both forms, and each way a line can be bad."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import pytest
 
-from models.batch_lines import BatchLine, parse_line
+from models.batch_lines import BatchLine, check_line, parse_line
+from models.errors import RequestError
 
-MODELS = frozenset({"demo"})
+
+def resolve(name: str | None) -> str:
+    if name in (None, "demo"):
+        return "demo"
+    raise RequestError("model_not_found", "no such model", param="model")
 
 
-def parse(line: dict[str, Any] | bytes, *, max_bytes: int = 4096) -> BatchLine:
+def parse(line: dict[str, Any] | bytes, *, max_bytes: int = 4096, strict: bool = True) -> BatchLine:
     raw = line if isinstance(line, bytes) else orjson.dumps(line)
-    return parse_line(raw, models=MODELS, max_bytes=max_bytes)
+    return parse_line(raw, resolve=resolve, max_bytes=max_bytes, strict=strict)
 
 
 def test_short_form_is_a_completion() -> None:
@@ -44,8 +50,11 @@ def test_byte_order_mark_is_skipped() -> None:
 
 
 def test_priority_and_ttl_are_read() -> None:
-    line = parse({"prompt": "a", "priority": 9, "ttl": 60})
-    assert (line.priority, line.ttl_seconds) == (9, 60)
+    before = datetime.now(UTC)
+    line = parse({"prompt": "a", "priority": 9, "ttl": 60, "max_attempts": 2})
+    assert (line.priority, line.max_attempts) == (9, 2)
+    assert line.deadline is not None
+    assert before <= line.deadline - timedelta(seconds=60) <= datetime.now(UTC)
 
 
 def test_error_keeps_the_custom_id() -> None:
@@ -84,3 +93,39 @@ def test_bad_line_carries_its_error(line: dict[str, Any] | bytes, code: str, par
     error = parse(line).error
     assert error is not None
     assert (error.error_code, error.param) == (code, param)
+
+
+def test_unknown_field_is_dropped_where_the_service_is_lenient() -> None:
+    assert parse({**BATCH, "body": {"prompt": "a", "frobnicate": 1}}).error is not None
+    line = parse({**BATCH, "body": {"prompt": "a", "frobnicate": 1}}, strict=False)
+    assert line.error is None
+    assert "frobnicate" not in line.body
+
+
+def check(line: dict[str, Any]) -> str:
+    return check_line(orjson.dumps(line), endpoint="/v1/completions", max_bytes=4096)
+
+
+def test_body_is_not_looked_at_where_the_file_is_checked() -> None:
+    assert check({**BATCH, "body": {"prompt": "a", "temperature": 5, "model": "none"}}) == "x"
+    assert check({**BATCH, "body": None}) == "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"custom_id": None}, "invalid_custom_id", "custom_id"),
+        ({"custom_id": ""}, "invalid_custom_id", "custom_id"),
+        ({"custom_id": "a\x00b"}, "invalid_custom_id", "custom_id"),
+        ({"custom_id": "a" * 513}, "invalid_custom_id", "custom_id"),
+        ({"custom_id": ["x"]}, "invalid_custom_id", "custom_id"),
+        ({"method": "GET"}, "invalid_method", "method"),
+        ({"method": None}, "invalid_method", "method"),
+        ({"url": "/v1/chat/completions"}, "mismatched_endpoint", "url"),
+        ({"url": None}, "mismatched_endpoint", "url"),
+    ],
+)
+def test_structure_of_a_line_is_refused(change: dict[str, Any], code: str, param: str) -> None:
+    with pytest.raises(RequestError) as refusal:
+        check({**BATCH, **change})
+    assert (refusal.value.error_code, refusal.value.param) == (code, param)

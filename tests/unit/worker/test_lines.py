@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from worker.intake import Line, read_lines
+from worker.lines import Line, read_lines
 
 
 def test_lines_carry_their_number_and_the_offset_behind_them() -> None:
@@ -26,3 +26,9 @@ def test_line_over_the_limit_keeps_only_its_head() -> None:
 def test_line_of_exactly_the_limit_is_whole() -> None:
     (line,) = read_lines(BytesIO(b"x" * 10 + b"\r\n"), max_bytes=10)
     assert line.raw == b"x" * 10
+
+
+def test_byte_order_mark_belongs_to_no_line() -> None:
+    (line,) = read_lines(BytesIO(b"\xef\xbb\xbf\n"), max_bytes=10)
+    assert line.is_blank
+    assert line.end == 4
