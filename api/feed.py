@@ -91,17 +91,22 @@ class Feed:
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _ask_once(self, client: Redis) -> None:
-        """One XREAD over all the feeds; of a feed with several listeners from the place of the last of them."""
-        places: dict[bytes, bytes] = {}
-        for listener in self._listeners:
+        """One XREAD over all the feeds; of a feed with several listeners from the place of the last of them.
+
+        Who comes meanwhile is not told: the answer may begin behind the place from which they want to read.
+        """
+        listeners, places = list(self._listeners), dict[bytes, bytes]()
+        for listener in listeners:
             places[listener.key] = min(places.get(listener.key, listener.after), listener.after, key=_order)
         block_milliseconds = int(BLOCK_SECONDS * 1000)
         streams: dict[Any, Any] = {**places}  # the library's own types let neither keys nor answers be bytes
         answer: Any = await client.xread(streams, count=MAX_ENTRIES, block=block_milliseconds)
-        self._tell(dict(answer or ()))
+        self._tell(listeners, dict(answer or ()))
 
-    def _tell(self, feeds: Mapping[bytes, Sequence[tuple[bytes, Mapping[bytes, bytes]]]]) -> None:
-        for listener in list(self._listeners):
+    def _tell(
+        self, listeners: Sequence[_Listener], feeds: Mapping[bytes, Sequence[tuple[bytes, Mapping[bytes, bytes]]]]
+    ) -> None:
+        for listener in listeners:
             new = [entry for entry in feeds.get(listener.key, ()) if _order(entry[0]) > _order(listener.after)]
             if new and not listener.heard.done():
                 listener.heard.set_result(Entries(new[-1][0], _deltas(new)))

@@ -3,6 +3,7 @@
 Knows neither FastAPI nor where pieces come from. Responses have events of their own (api/response_events.py).
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from models.records import CompletionRecord, JobRecord
 from models.status import Status
 
 DONE = b"data: [DONE]\n\n"
+# Beyond CR and LF, which JSON escapes, Python's splitlines and so some clients end lines at these: in UTF-8.
+_LINE_BREAK = re.compile(b"\xc2\x85|\xe2\x80[\xa8\xa9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,10 @@ class ServerEvent:
     id: str | None = None
 
     def encode(self) -> bytes:
-        """Write it: the JSON has no line breaks of its own."""
+        """Write it, the JSON without anything that a client could take for the end of a line."""
         name = f"event: {self.name}\n" if self.name is not None else ""
         id = f"id: {self.id}\n" if self.id is not None else ""
-        return f"{name}{id}data: ".encode() + orjson.dumps(self.data) + b"\n\n"
+        return f"{name}{id}data: ".encode() + _LINE_BREAK.sub(_escaped, orjson.dumps(self.data)) + b"\n\n"
 
 
 class Chunks:
@@ -107,6 +110,10 @@ class Chunks:
         if "prompt" in (completion.details or {}):
             about["prompt_logprobs"] = prompt_logprobs(completion)
         return about
+
+
+def _escaped(match: re.Match[bytes]) -> bytes:
+    return f"\\u{ord(match[0].decode()):04x}".encode()
 
 
 def piece_logprobs(piece: Delta, num_top: int) -> list[Json]:

@@ -6,6 +6,7 @@ refuses gets the status that it would have got without streaming. What fails lat
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TypeGuard
 from uuid import UUID
 
@@ -55,27 +56,30 @@ async def stream_answer(
     connection.
     """
     job = await _read(services, caller, job_id)
-    following = _follow(services, job)
+    is_response = job.endpoint == RESPONSES
 
     def forget() -> None:
-        if may_cancel:
+        if may_cancel and services.holders.is_alone(job_id):
             services.store.cancel(job_id, caller.tenant)
 
-    try:
-        held = await unless_gone(request, _lead(following), on_gone=forget)
+    with ExitStack() as stack:
+        stack.enter_context(services.holders.holding(job_id))
+        following = _follow(services, job)
+        stack.callback(following.close)
+        # A response in the background is told from its first state on, and its failure is one of its events.
+        held = [] if is_response and background else await unless_gone(request, _lead(following), on_gone=forget)
         if held is None:
             return Response(status_code=CLIENT_GONE)
         if held and _is_end(held[-1]) and not background:
             completed(held[-1])
-    except BaseException:
-        following.close()
-        raise
+        on_end = stack.pop_all().close
     return EventStream(
         following,
-        _or_raise(Chunks(job).render),
+        ResponseEvents(job, response_body).render if is_response else _or_raise(Chunks(job).render),
         first=held,
         patience_seconds=None if background else services.settings.sync_timeout_seconds,
         on_gone=forget,
+        on_end=on_end,
         headers=headers,
     )
 
@@ -112,10 +116,11 @@ class EventStream(Response):
         patience_seconds: float | None = None,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         on_gone: Callable[[], object] = lambda: None,
+        on_end: Callable[[], object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         """`first`: what was taken from `following` already. `patience_seconds`: how long a job may say nothing at all.
-        `on_gone` runs on a thread when the client hangs up."""
+        `on_gone` runs on a thread when the client hangs up, `on_end` at the end of any kind: it closes `following`."""
         super().__init__(headers=HEADERS | dict(headers or {}))
         del self.headers["content-length"]
         self._following = following
@@ -124,6 +129,7 @@ class EventStream(Response):
         self._patience_seconds = patience_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._on_gone = on_gone
+        self._on_end = on_end or following.close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the job ends or the client hangs up."""
@@ -139,7 +145,7 @@ class EventStream(Response):
         finally:
             telling.cancel()
             gone.cancel()
-            self._following.close()
+            self._on_end()
 
     async def _tell(self, send: Send) -> None:
         try:
