@@ -4,6 +4,7 @@ The HTTP service and the command line render with it; it knows neither FastAPI n
 """
 
 from api.choice_rendering import (
+    OUR_FAULTS,
     UNFINISHED_CODES,
     Json,
     chat_choices,
@@ -79,10 +80,23 @@ def output_line(job: JobRecord) -> Json:
 
 
 def error_line(job: JobRecord) -> Json:
-    """A job that ended otherwise as a line of a batch's error file. What was not run to its end has OpenAI's code,
-    whatever our row says of it."""
-    error = UNFINISHED_CODES.get(job.status) or error_of(job)
-    return _line(job) | {"response": None, "error": error_entry(error)}
+    """A job that ended otherwise as a line of a batch's error file.
+
+    One that failed has the response that it would have had by itself. What was not run to its end has none, and
+    OpenAI's code, whatever our row says of it.
+    """
+    unfinished = UNFINISHED_CODES.get(job.status)
+    if unfinished is not None:
+        return _line(job) | {"response": None, "error": error_entry(unfinished)}
+    error = error_of(job)
+    status, kind = 400, "invalid_request_error"
+    if error.code in OUR_FAULTS:
+        status, kind = 500, "server_error"
+    elif error.code == "model_not_found":
+        status, kind = 404, "not_found_error"
+    body = {"error": {"message": error.message, "type": kind, "param": None, "code": error.code}}
+    response = {"status_code": status, "request_id": f"req_{job.id.hex}", "body": body}
+    return _line(job) | {"response": response, "error": None}
 
 
 def _line(job: JobRecord) -> Json:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import orjson
 
+from api.choice_rendering import UNFINISHED_CODES, error_entry, error_of
 from api.rendering import error_line, output_line
 from models.batch_store import BatchStore
 from models.records import JobRecord
@@ -53,7 +54,9 @@ class ResultFiles:
         if job.status is Status.COMPLETED:
             self._output.write(orjson.dumps(output_line(job)) + b"\n")
         else:
-            self._open_errors().write(orjson.dumps(error_line(job)) + b"\n")
+            # Whoever reads these finds the reason in one place, also where the line has a response as OpenAI's have.
+            line = error_line(job) | {"error": error_entry(UNFINISHED_CODES.get(job.status) or error_of(job))}
+            self._open_errors().write(orjson.dumps(line) + b"\n")
         self._last_line = job.line if job.line is not None else self._last_line
         self.on_row(job)
 

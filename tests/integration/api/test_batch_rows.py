@@ -99,7 +99,7 @@ def test_results_wait_behind_the_first_unfinished_row(
     assert first["data"][0]["response"]["body"]["choices"][0]["text"] == "done"
     assert (nothing["data"], nothing["last_seq"], nothing["has_more"]) == ([], 1, True)
     assert [entry["seq"] for entry in rest["data"]] == [2, 3]
-    assert rest["data"][0]["error"]["code"] == "out_of_memory"
+    assert rest["data"][0]["response"]["body"]["error"]["code"] == "out_of_memory"
     assert (rest["last_seq"], rest["has_more"], rest["status"]) == (3, True, "in_progress")
 
 

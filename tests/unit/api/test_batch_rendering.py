@@ -229,7 +229,7 @@ def test_result_is_its_files_line_with_its_place() -> None:
     failed = result_line(unfinished(Status.FAILED, batch_id=ID, line=5, custom_id="b", error=JobError("x", "y")))
 
     assert (done["seq"], done["custom_id"], done["response"]["status_code"]) == (4, "a", 200)
-    assert (failed["seq"], failed["response"], failed["error"]["code"]) == (5, None, "x")
+    assert (failed["seq"], failed["response"]["body"]["error"]["code"], failed["error"]) == (5, "x", None)
 
 
 def test_results_stop_before_the_first_row_that_may_still_change() -> None:

@@ -230,15 +230,29 @@ def test_line_without_a_custom_id_is_named_by_its_number() -> None:
 @pytest.mark.parametrize(
     ("status", "error", "code"),
     [
-        (Status.FAILED, JobError("empty_prompt", "no"), "empty_prompt"),
         (Status.CANCELLED, None, "batch_cancelled"),
         (Status.EXPIRED, None, "batch_expired"),
         (Status.EXPIRED, JobError("deadline_exceeded", "The deadline passed."), "batch_expired"),
-        (Status.FAILED, None, "internal_error"),
     ],
 )
-def test_error_line_tells_code_and_message(status: Status, error: JobError | None, code: str) -> None:
+def test_line_that_was_not_run_to_its_end_has_an_error_alone(status: Status, error: JobError | None, code: str) -> None:
     line = error_line(unfinished(status, error=error, custom_id="a"))
 
     assert (line["custom_id"], line["response"], line["error"]["code"]) == ("a", None, code)
     assert line["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("error", "status_code"),
+    [
+        (JobError("empty_prompt", "prompt must not be empty"), 400),
+        (JobError("model_not_found", "no such model"), 404),
+        (JobError("worker_crashed", "it crashed"), 500),
+    ],
+)
+def test_line_that_failed_has_the_response_it_would_have_had_alone(error: JobError, status_code: int) -> None:
+    line = error_line(unfinished(Status.FAILED, error=error, custom_id="a"))
+
+    assert (line["response"]["status_code"], line["error"]) == (status_code, None)
+    body = line["response"]["body"]["error"]
+    assert (body["code"], body["message"]) == (error.code, error.message)
