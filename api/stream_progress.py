@@ -24,30 +24,30 @@ class Progress:
         self._tokens: defaultdict[int, int] = defaultdict(int)
         self._ids: defaultdict[int, int] = defaultdict(int)
 
-    def take(self, piece: Delta) -> Delta | None:
-        """What is new in a piece; None when nothing is, or when something before it is missing."""
-        chars = self._chars[piece.choice]
+    def take(self, piece: Delta, *, num_echoed: int = 0) -> Delta | None:
+        """What is new in a piece; None when nothing is, or when something before it is missing.
+
+        `num_echoed`: tokens of the prompt among its tokens, which are not among its ids.
+        """
+        choice, ids_offset = piece.choice, piece.token_offset + num_echoed
+        chars = self._chars[choice]
         if piece.offset > chars:
             return None
         text = piece.text[chars - piece.offset :]
-        tokens = piece.tokens[max(0, self._tokens[piece.choice] - piece.token_offset) :]
-        token_ids = piece.token_ids[max(0, self._ids[piece.choice] - piece.token_offset) :]
-        tokens = [entry for entry in tokens if entry["offset"] >= self._resumed.get(piece.choice, 0)]
-        self._note(piece)
+        tokens = piece.tokens[max(0, self._tokens[choice] - piece.token_offset) :]
+        tokens = [entry for entry in tokens if entry["offset"] >= self._resumed.get(choice, 0)]
+        token_ids = piece.token_ids[max(0, self._ids[choice] - ids_offset) :]
+        self._chars[choice] = max(chars, piece.offset + len(piece.text))
+        self._tokens[choice] = max(self._tokens[choice], piece.token_offset + len(piece.tokens))
+        self._ids[choice] = max(self._ids[choice], ids_offset + len(piece.token_ids))
         if not (text or tokens or token_ids):
             return None
-        return Delta(piece.choice, chars, text, piece.token_offset, tokens, token_ids)
+        return Delta(choice, chars, text, piece.token_offset, tokens, token_ids)
 
     def rest(self, completion: CompletionRecord) -> Delta | None:
         """What is new in a committed choice."""
         tokens = (completion.details or {}).get("tokens", ())
+        num_echoed = max(0, len(tokens) - len(completion.token_ids))
         token_ids = completion.token_ids if self._with_ids else ()
-        return self.take(Delta(completion.choice_index, 0, completion.text, 0, tokens, token_ids))
-
-    def _note(self, piece: Delta) -> None:
-        for known, end in (
-            (self._chars, piece.offset + len(piece.text)),
-            (self._tokens, piece.token_offset + len(piece.tokens)),
-            (self._ids, piece.token_offset + len(piece.token_ids)),
-        ):
-            known[piece.choice] = max(known[piece.choice], end)
+        whole = Delta(completion.choice_index, 0, completion.text, 0, tokens, token_ids)
+        return self.take(whole, num_echoed=num_echoed)

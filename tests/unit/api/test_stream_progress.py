@@ -1,5 +1,7 @@
 """Text by its place: however a feed repeats, loses and cuts it, a listener gets each character once."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,22 @@ def test_listener_that_comes_back_gets_the_rest(known_chars: int, published: lis
     known = [new for new in taken if new is not None]
     assert "".join(new.text for new in known) == TEXT[known_chars:]
     assert [entry for new in known for entry in new.tokens] == TOKENS[known_chars:]
+
+
+@given(st.lists(spans))
+def test_ids_of_an_answer_are_told_from_an_echoed_prompts_tokens(published: list[list[int]]) -> None:
+    """The prompt has text and tokens in front of the answer's, and no ids."""
+    num_echoed = 5
+    committed = replace(COMMITTED, token_ids=IDS[num_echoed:])
+    progress = Progress(with_ids=True)
+    pieces = [Delta(0, 0, TEXT[:num_echoed], 0, TOKENS[:num_echoed])]
+    pieces += [piece(max(start, num_echoed), end) for start, end in published if end > num_echoed]
+
+    taken = [progress.take(new) for new in pieces] + [progress.rest(committed)]
+
+    known = [new for new in taken if new is not None]
+    assert [entry for new in known for entry in new.tokens] == TOKENS
+    assert [token_id for new in known for token_id in new.token_ids] == IDS[num_echoed:]
 
 
 def test_choices_are_told_apart() -> None:
