@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.batch_commands import batches_app
+from cli.job_commands import jobs_app
 from models.errors import BatchmillError
 
 EXIT_FAILURE = 1
@@ -19,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-jobs_app = typer.Typer(help="Look at single jobs.", no_args_is_help=True)
 keys_app = typer.Typer(help="API keys of the service, one tenant a name.", no_args_is_help=True)
 db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
