@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.auth import Caller
+from api.auth import Caller, caller_of
 from api.body import read_raw_json
 from api.endings import completed
 from api.idempotent import once_of
@@ -53,8 +53,10 @@ class Asked:
         return not is_kept and (self.once is None or self.once.is_hidden)
 
 
-async def generate(request: Request, services: Services, caller: Caller, endpoint: str) -> Response:
+async def generate(request: Request, endpoint: str) -> Response:
     """Answer a POST of one of the generation endpoints."""
+    services: Services = request.app.state.services
+    caller = await caller_of(request)
     asked = await _check(request, services, caller, endpoint)
     submitted = await submit(services, asked.job, once=asked.once, num_bytes=asked.num_bytes)
     headers = {**asked.headers, **(REPLAYED if submitted.replayed else {})}

@@ -2,21 +2,20 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.auth import CallerDep
+from api.auth import NEEDS_KEY
 from api.generating import generate
-from api.services import ServicesDep
 from models.requests import CHAT, COMPLETIONS
 
 router = APIRouter()
 
 
-@router.post(COMPLETIONS)
-async def create_completion(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+@router.post(COMPLETIONS, openapi_extra=NEEDS_KEY)
+async def create_completion(request: Request) -> Response:
     """Complete a prompt, or each of several: at once queued with `background`, else when it is done."""
-    return await generate(request, services, caller, COMPLETIONS)
+    return await generate(request, COMPLETIONS)
 
 
-@router.post(CHAT)
-async def create_chat_completion(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+@router.post(CHAT, openapi_extra=NEEDS_KEY)
+async def create_chat_completion(request: Request) -> Response:
     """Answer a chat: at once queued with `background`, else when it is done."""
-    return await generate(request, services, caller, CHAT)
+    return await generate(request, CHAT)

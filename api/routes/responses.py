@@ -2,15 +2,14 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.auth import CallerDep
+from api.auth import NEEDS_KEY
 from api.generating import generate
-from api.services import ServicesDep
 from models.requests import RESPONSES
 
 router = APIRouter()
 
 
-@router.post(RESPONSES)
-async def create_response(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+@router.post(RESPONSES, openapi_extra=NEEDS_KEY)
+async def create_response(request: Request) -> Response:
     """Answer an input: at once queued with `background`, else when it is done."""
-    return await generate(request, services, caller, RESPONSES)
+    return await generate(request, RESPONSES)
