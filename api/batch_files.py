@@ -82,22 +82,20 @@ def measured(chunks: Iterator[bytes], done: Callable[[int], object]) -> Iterator
 
 
 def cut_out(chunks: Iterator[bytes], start: int, stop: int) -> Iterator[bytes]:
-    """The bytes from `start` to before `stop`."""
+    """The bytes from `start` to before `stop`; an empty chunk for each that is skipped."""
     place = 0
     for chunk in chunks:
-        if place + len(chunk) > start:
-            yield chunk[max(0, start - place) : stop - place]
+        yield chunk[max(0, start - place) : stop - place]
         place += len(chunk)
         if place >= stop:
             return
 
 
 def gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The chunks, compressed as one gzip stream."""
+    """The chunks, compressed as one gzip stream; an empty one where nothing is to be sent yet."""
     packer = zlib.compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
     for chunk in chunks:
-        if packed := packer.compress(chunk):
-            yield packed
+        yield packer.compress(chunk)
     yield packer.flush()
 
 

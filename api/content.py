@@ -1,11 +1,11 @@
 """Downloads: an upload's bytes or a stream over a batch's rows, whole or a range. No thread is held between chunks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import partial
 from typing import BinaryIO
 
 from fastapi import Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi.concurrency import iterate_in_threadpool, run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from api.batch_files import BatchFile, cut_out, gzipped, measured
@@ -66,7 +66,7 @@ async def _part_of_batch(services: Services, file: FileRecord, stream: BatchFile
     part = cut(range, num_bytes)
     assert part is not None, "the header was looked at"
     headers = {"accept-ranges": "bytes", "content-range": content_range(part, num_bytes)}
-    return StreamingResponse(cut_out(stream.chunks(), *part), 206, download_headers(file) | headers)
+    return StreamingResponse(_sent(cut_out(stream.chunks(), *part)), 206, download_headers(file) | headers)
 
 
 def _whole_of_batch(services: Services, file: FileRecord, stream: BatchFile, accepted: str) -> Response:
@@ -74,8 +74,15 @@ def _whole_of_batch(services: Services, file: FileRecord, stream: BatchFile, acc
     chunks = measured(stream.chunks(), partial(_note, services, file))
     headers = download_headers(file) | {"accept-ranges": "bytes", "vary": "accept-encoding"}
     if _takes_gzip(accepted):
-        return StreamingResponse(gzipped(chunks), headers=headers | {"content-encoding": "gzip"})
+        return StreamingResponse(_sent(gzipped(chunks)), headers=headers | {"content-encoding": "gzip"})
     return StreamingResponse(chunks, headers=headers)
+
+
+async def _sent(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The chunks that hold something. After an empty one too the answer can be given up: its client may be gone."""
+    async for chunk in iterate_in_threadpool(chunks):
+        if chunk:
+            yield chunk
 
 
 def _note(services: Services, file: FileRecord, num_bytes: int) -> None:
