@@ -1,6 +1,7 @@
 """`batchmill serve` and `batchmill api`: the HTTP service, alone or with all it needs on one machine."""
 
 import fcntl
+import gc
 import os
 import signal
 import sys
@@ -39,8 +40,10 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
     database = Database(settings.database)
     refuse_unsafe_bind(settings, host, KeyStore(database).exists)
     with interrupts(), suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
+        app = create_app(settings, database)
+        gc.freeze()  # what is there by now stays; full collections that walked it made the slowest answers slow
         uvicorn.run(
-            create_app(settings, database),
+            app,
             host=host,
             port=port,
             proxy_headers=False,  # X-Forwarded-For is what a caller says, and nothing here goes by it
