@@ -5,7 +5,7 @@ Names and ranges are OpenAI's; those beyond it are spelled as vLLM spells them.
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -19,6 +19,8 @@ MAX_STOP_CHARS = 256
 MAX_SEED = 2**63 - 1
 MAX_BIASES = 300
 MAX_BIAS = 100
+MAX_ALLOWED = 16384  # token ids that an answer may be limited to
+MAX_BAD_WORDS = 128
 MAX_LIFE_SECONDS = 30 * 24 * 3600
 MAX_KEY_CHARS = 255
 
@@ -32,6 +34,9 @@ _TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)  # one spelling an id: "7
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Answers = Annotated[int, Field(ge=1, le=MAX_ANSWERS)]
 NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
+AllowedIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_ALLOWED, fail_fast=True)]
+BadWord = Annotated[str, Field(min_length=1, max_length=64)]
+TemplateName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
 
@@ -61,6 +66,8 @@ class GenerationRequest(BaseModel):
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     logit_bias: dict[str, float] = {}
+    allowed_token_ids: AllowedIds | None = None
+    bad_words: Annotated[list[BadWord], Field(max_length=MAX_BAD_WORDS, fail_fast=True)] = []
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     stop: list[str] = []
     stop_token_ids: Annotated[list[TokenId], Field(max_length=8)] = []
@@ -144,6 +151,9 @@ class ChatRequest(GenerationRequest):
     """The body of POST /v1/chat/completions."""
 
     messages: Messages
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: Annotated[dict[TemplateName, Any], Field(max_length=32)] = {}
     max_completion_tokens: Count | None = None
     echo: bool = False
     stream_options: StreamOptions | None = None
@@ -154,6 +164,13 @@ class ChatRequest(GenerationRequest):
     def _one_limit(self) -> "ChatRequest":
         if self.max_completion_tokens is not None:
             self.max_tokens = self.max_completion_tokens
+        return self
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "ChatRequest":
+        if self.continue_final_message and self.add_generation_prompt:
+            message = "continue_final_message needs add_generation_prompt to be false"
+            raise RequestError("invalid_value", message, param="continue_final_message")
         return self
 
 

@@ -25,12 +25,7 @@ UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "reasoning_effort": ("none",),
     "web_search_options": (),
-    "allowed_token_ids": ([],),
-    "bad_words": ([],),
     "chat_template": (),
-    "chat_template_kwargs": ({},),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
 }
 UNSUPPORTED_IN_RESPONSES: dict[str, tuple[object, ...]] = {
     "webhook": (),

@@ -26,7 +26,7 @@ from models.rules import asked_priority, deadline_of
 from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine import types as engine
-from worker.engine.types import Output, Request, SamplingParams, TokenLogprobs
+from worker.engine.types import ChatOptions, Output, Request, SamplingParams, TokenLogprobs
 
 NO_LINKS = "link, chain and on_error are not followed: send the generations as the header of a chord, or poll them"
 
@@ -67,17 +67,35 @@ def engine_requests(job: ClaimedJob) -> list[Request]:
         seed=values["seed"] or 0,
         stop=tuple(values["stop"]),
         stop_token_ids=tuple(values["stop_token_ids"]),
+        allowed_token_ids=None if values["allowed_token_ids"] is None else tuple(values["allowed_token_ids"]),
+        bad_words=tuple(values["bad_words"]),
         logit_bias=tuple((int(token_id), bias) for token_id, bias in values["logit_bias"].items()),
         echo=job.endpoint == COMPLETIONS and values["echo"],  # a chat's is put before the answer as it is shown
         top_logprobs=num_top_logprobs(values),
     )
     prompt, messages = values.get("prompt"), chat_messages(job.endpoint, values)
     request = Request(
-        str(job.id), prompt=prompt, messages=messages, params=params, owner=job.tenant, stream=values["stream"]
+        str(job.id),
+        prompt=prompt,
+        messages=messages,
+        params=params,
+        owner=job.tenant,
+        chat=_chat_options(values),
+        stream=values["stream"],
     )
     if not _is_list(prompt):
         return [request]
     return [replace(request, id=f"{job.id}/{index}", prompt=one) for index, one in enumerate(prompt)]
+
+
+def _chat_options(values: Mapping[str, Any]) -> ChatOptions:
+    if "add_generation_prompt" not in values:  # a prompt, or the input of a response
+        return ChatOptions()
+    return ChatOptions(
+        add_generation_prompt=values["add_generation_prompt"],
+        continue_final_message=values["continue_final_message"],
+        template_kwargs=values["chat_template_kwargs"],
+    )
 
 
 def num_prompts(job: ClaimedJob) -> int:

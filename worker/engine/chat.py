@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from collections.abc import Sequence as Items
 from datetime import date
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -16,11 +16,26 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from worker.engine.spec import read_json
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import EngineError, RowError
+from worker.engine.types import ChatOptions, EngineError, RowError
 
 # A prompt's tokens must not depend on the day, or a retry differs. The date is the one that Llama 3.1's template falls
 # back on where there is no clock.
 _TODAY = date(2024, 7, 26)
+MAX_KWARGS_DEPTH = 8
+# What a template reads that a request has other fields for, or none.
+_RESERVED = frozenset(
+    {
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "chat_template",
+        "raise_exception",
+        "strftime_now",
+    }
+)
+_USUAL = ChatOptions()
 
 
 class ChatTemplate:
@@ -37,16 +52,32 @@ class ChatTemplate:
         longest_first = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = "|".join(map(re.escape, longest_first)) or "(?!)"
 
-    def encode(self, messages: Items[Mapping[str, str]]) -> list[int]:
-        """Render messages as a prompt for the assistant's turn. Raises RowError for what the template refuses."""
-        guard = _unused_character("".join(text for message in messages for text in message.values()))
+    def encode(self, messages: Items[Mapping[str, str]], options: ChatOptions = _USUAL) -> list[int]:
+        """Render messages as a prompt, usually for the assistant's turn. Raises RowError for what the template
+        refuses."""
+        check_options(options, reserved=self._names)
+        given = [*(text for message in messages for text in message.values()), *_texts(options.template_kwargs)]
+        guard, tag = _unused_characters("".join(given))
         guarded = [{key: self._guard(text, guard) for key, text in message.items()} for message in messages]
+        if options.continue_final_message:
+            guarded[-1]["content"] += f"{tag} "
+        names = {
+            name: _map_texts(value, lambda text: self._guard(text, guard))
+            for name, value in options.template_kwargs.items()
+        }
         try:
             text = self._template.render(
-                messages=guarded, add_generation_prompt=True, tools=None, documents=None, **self._names
+                messages=guarded,
+                add_generation_prompt=options.add_generation_prompt,
+                tools=None,
+                documents=None,
+                **names,
+                **self._names,
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise RowError("invalid_messages", f"the chat template refuses these messages: {error}") from error
+        if options.continue_final_message:
+            text = _cut_after(text, tag)
         return self.tokenizer.encode_pieces(self._split(text, guard))
 
     def _guard(self, text: str, guard: str) -> str:
@@ -59,6 +90,65 @@ class ChatTemplate:
         special = self.tokenizer.special_tokens
         pieces = [special[part] if index % 2 else part.replace(guard, "") for index, part in enumerate(parts)]
         return [piece for piece in pieces if piece != ""]
+
+
+def check_options(options: ChatOptions, *, reserved: Container[str]) -> None:
+    """Raise RowError for options that contradict each other, and names that are not a request's to give."""
+    if options.add_generation_prompt and options.continue_final_message:
+        raise RowError("invalid_value", "continue_final_message needs add_generation_prompt to be false")
+    for name in options.template_kwargs:
+        if name in _RESERVED or name in reserved or not name.isidentifier():
+            raise RowError("invalid_value", f"chat_template_kwargs may not hold {name[:64]!r}")
+    if _depth(options.template_kwargs) > MAX_KWARGS_DEPTH:
+        raise RowError("invalid_value", f"chat_template_kwargs may be nested at most {MAX_KWARGS_DEPTH} deep")
+    for text in _texts(options.template_kwargs):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RowError("invalid_unicode", "chat_template_kwargs is not valid Unicode") from error
+
+
+def _cut_after(text: str, tag: str) -> str:
+    """Cut a rendered chat where its last message ends, which the tag and a space were put behind. A template that trims
+    messages takes the space, and of the message what was trimmed. As `transformers` does."""
+    before, found, behind = text.rpartition(tag)
+    if not found:
+        raise RowError("invalid_messages", "the chat template does not show the last message: nothing can be continued")
+    return before if behind.startswith(" ") else before.rstrip()
+
+
+def _depth(value: object) -> int:
+    """How deep a JSON value is nested, a scalar being 0; no deeper than one more than allowed is looked."""
+    depth, level = 0, [value]
+    while depth <= MAX_KWARGS_DEPTH:
+        level = [part for one in level for part in _parts(one)]
+        if not level:
+            break
+        depth += 1
+    return depth
+
+
+def _parts(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _texts(value: object) -> list[str]:
+    """Every string of a JSON value, names too."""
+    if isinstance(value, str):
+        return [value]
+    names = [str(name) for name in value] if isinstance(value, Mapping) else []
+    return names + [text for part in _parts(value) for text in _texts(part)]
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:  # noqa: ANN401 (any JSON value)
+    """A JSON value with its strings changed, names too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(name): _map_texts(part, change) for name, part in value.items()}
+    return [_map_texts(part, change) for part in value] if isinstance(value, list) else value
 
 
 def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
@@ -113,13 +203,14 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _unused_character(text: str) -> str:
-    """The first character of Unicode's private use area that a text does not hold."""
+def _unused_characters(text: str) -> tuple[str, str]:
+    """The first two characters of Unicode's private use area that a text does not hold."""
     used = set(text)
-    for character in map(chr, range(0xE000, 0xF900)):
-        if character not in used:
-            return character
-    raise RowError("invalid_messages", "the messages hold every private use character of Unicode")
+    unused = (character for character in map(chr, range(0xE000, 0xF900)) if character not in used)
+    try:
+        return next(unused), next(unused)
+    except StopIteration:
+        raise RowError("invalid_messages", "the messages hold every private use character of Unicode") from None
 
 
 def _to_json(

@@ -8,6 +8,8 @@ from worker.engine.types import RowError, SamplingParams
 
 MAX_STOP_TOKEN_IDS = 8  # a request's own, beside the model's
 MAX_LOGIT_BIASES = 1024  # as many as vLLM takes
+MAX_BAD_WORDS = 128
+MAX_WORD_CHARS = 64
 _LARGEST = 1e30  # scores and what is added to them stay finite in float32
 _MOST_TOKENS = 2**31 - 1
 _MOST_ANSWERS = 1024
@@ -37,7 +39,14 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "early_stopping": (True, False, "never"),
     "context_overflow": ("error", "crop"),
 }
-_NOT_FOR_BEAMS = ("repetition_penalty", "frequency_penalty", "presence_penalty", "logit_bias")
+_NOT_FOR_BEAMS = (
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "bad_words",
+)
 _DEFAULTS = SamplingParams()
 
 
@@ -75,15 +84,31 @@ def _check_numbers(params: SamplingParams) -> None:
 def _check_tokens(params: SamplingParams, vocab_size: int) -> None:
     if len(set(params.stop_token_ids)) > MAX_STOP_TOKEN_IDS:
         raise _invalid(f"stop_token_ids may hold at most {MAX_STOP_TOKEN_IDS} ids")
-    if len(params.logit_bias) > MAX_LOGIT_BIASES:
-        raise _invalid(f"logit_bias may hold at most {MAX_LOGIT_BIASES} tokens")
-    if len({token_id for token_id, _ in params.logit_bias}) < len(params.logit_bias):
-        raise _invalid("logit_bias may name a token only once")
-    for token_id, bias in params.logit_bias:
+    _check_biases(params.logit_bias, vocab_size)
+    if params.allowed_token_ids is not None:
+        _check_allowed(params.allowed_token_ids, vocab_size)
+    if len(params.bad_words) > MAX_BAD_WORDS or not all(0 < len(word) <= MAX_WORD_CHARS for word in params.bad_words):
+        raise _invalid(f"bad_words may hold at most {MAX_BAD_WORDS} words, each of 1 to {MAX_WORD_CHARS} characters")
+
+
+def _check_biases(biases: tuple[tuple[int, float], ...], vocab_size: int) -> None:
+    if len(biases) > MAX_LOGIT_BIASES:
+        raise _invalid_bias(f"may hold at most {MAX_LOGIT_BIASES} tokens")
+    if len({token_id for token_id, _ in biases}) < len(biases):
+        raise _invalid_bias("may name a token only once")
+    for token_id, bias in biases:
         if type(token_id) is not int or not 0 <= token_id < vocab_size:
-            raise _invalid(f"logit_bias must name token ids from 0 to {vocab_size - 1}, not {token_id}")
+            raise _invalid_bias(f"must name token ids from 0 to {vocab_size - 1}, not {token_id}")
         if not _is_number(bias, -_LARGEST, _LARGEST):
-            raise _invalid(f"logit_bias of token {token_id} must be a number from {-_LARGEST:g} to {_LARGEST:g}")
+            raise _invalid_bias(f"of token {token_id} must be a number from {-_LARGEST:g} to {_LARGEST:g}")
+
+
+def _check_allowed(token_ids: tuple[int, ...], vocab_size: int) -> None:
+    if not token_ids:
+        raise _invalid("allowed_token_ids must hold at least one token id")
+    for index, token_id in enumerate(token_ids):
+        if type(token_id) is not int or not 0 <= token_id < vocab_size:
+            raise _invalid(f"allowed_token_ids[{index}] must be a token id from 0 to {vocab_size - 1}")
 
 
 def _check_beams(params: SamplingParams) -> None:
@@ -107,3 +132,7 @@ def _is_number(value: object, least: float, most: float) -> bool:
 
 def _invalid(message: str) -> RowError:
     return RowError("invalid_value", message)
+
+
+def _invalid_bias(message: str) -> RowError:
+    return RowError("invalid_logit_bias", f"logit_bias {message}")

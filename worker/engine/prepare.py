@@ -8,7 +8,7 @@ from worker.engine.chat import ChatTemplate
 from worker.engine.checks import check_params
 from worker.engine.sequence import Sequence, StopSearch
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Request, RowError, SamplingParams
+from worker.engine.types import ChatOptions, Request, RowError, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class Preparer:
             raise RowError("empty_prompt", "the prompt holds no tokens")
         if max(token_ids) >= self.vocab_size:  # tokenizers may know more tokens than the model
             raise RowError("invalid_prompt", f"the prompt's text holds a token beyond the model's {self.vocab_size}")
+        stop_token_ids = self._stop_token_ids(params)
+        _check_choice(params, stop_token_ids)
         if params.truncate_prompt_tokens is not None:
             token_ids = token_ids[-params.truncate_prompt_tokens :]
         return Sequence(
@@ -37,7 +39,8 @@ class Preparer:
             prompt_token_ids=token_ids,
             params=params,
             max_new_tokens=self._max_new_tokens(len(token_ids), params),
-            stop_token_ids=self._stop_token_ids(params),
+            stop_token_ids=stop_token_ids,
+            bad_words=self._bad_words(params),
             stop_search=self._stop_search(params),
             seed=params.seed,
             context_length=self.max_model_len if params.context_overflow == "crop" else None,
@@ -49,7 +52,7 @@ class Preparer:
         if (request.prompt is None) == (request.messages is None):
             raise RowError("invalid_value", "a request needs exactly one of prompt and messages")
         if request.messages is not None:
-            return self._encode_messages(request.messages)
+            return self._encode_messages(request.messages, request.chat)
         if not isinstance(request.prompt, str):
             return self._check_ids(request.prompt or ())
         if self.tokenizer is None:
@@ -57,7 +60,7 @@ class Preparer:
         _check_unicode(request.prompt, "the prompt")
         return self.tokenizer.encode(request.prompt, add_special_tokens=request.params.add_special_tokens)
 
-    def _encode_messages(self, messages: Items[Mapping[str, str]]) -> list[int]:
+    def _encode_messages(self, messages: Items[Mapping[str, str]], options: ChatOptions) -> list[int]:
         if self.chat_template is None:
             raise RowError(
                 "unsupported_parameter", "this model has no chat template: send a prompt instead of messages"
@@ -66,7 +69,7 @@ class Preparer:
             raise RowError("invalid_messages", "messages must be objects whose role and content are strings")
         for index, message in enumerate(messages):
             _check_unicode("".join(message.values()), f"messages[{index}]")
-        return self.chat_template.encode(messages)
+        return self.chat_template.encode(messages, options)
 
     def _check_ids(self, ids: Items[int]) -> list[int]:
         for index, token_id in enumerate(ids):
@@ -104,6 +107,26 @@ class Preparer:
         eos = () if params.ignore_eos else self.eos_token_ids
         return tuple(dict.fromkeys(index for index in (*eos, *params.stop_token_ids) if 0 <= index < self.vocab_size))
 
+    def _bad_words(self, params: SamplingParams) -> tuple[tuple[int, ...], ...]:
+        """Tokens of each word, as it begins a text and as it follows a space where that is a token of its own."""
+        if params.bad_words and self.tokenizer is None:
+            raise RowError("unsupported_parameter", "this model has no tokenizer: bad_words need one")
+        words: list[tuple[int, ...]] = []
+        for index, word in enumerate(params.bad_words):
+            bare = word.lstrip()
+            _check_unicode(bare, f"bad_words[{index}]")
+            plain, spaced = self._word(bare), self._word(f" {bare}")
+            if not plain:
+                raise RowError("invalid_value", f"bad_words[{index}] holds no token")
+            words.append(plain)
+            if len(spaced) == len(plain) and spaced[0] != plain[0]:
+                words.append(spaced)
+        # Tokenizers may know more tokens than the model, which says none of those.
+        return tuple(dict.fromkeys(word for word in words if max(word) < self.vocab_size))
+
+    def _word(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False)) if self.tokenizer else ()
+
     def _stop_search(self, params: SamplingParams) -> StopSearch | None:
         stops = tuple(stop for stop in params.stop if stop)
         if not stops or params.max_tokens == 0:
@@ -124,6 +147,12 @@ def _num_prompt_top(params: SamplingParams) -> int | None:
     echoed = params.top_logprobs if params.echo else None
     asked = [num for num in (params.prompt_logprobs, echoed) if num is not None]
     return max(asked, default=None)
+
+
+def _check_choice(params: SamplingParams, stop_token_ids: Items[int]) -> None:
+    """Refuse what would leave a row without a token to choose."""
+    if params.min_tokens and params.allowed_token_ids and set(params.allowed_token_ids) <= set(stop_token_ids):
+        raise RowError("invalid_value", "allowed_token_ids must hold more than the stop tokens min_tokens forbids")
 
 
 def _check_unicode(text: str, name: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from worker.engine.bans import Bans
 from worker.engine.linear import round_up
 from worker.engine.penalties import Penalties
 from worker.engine.sampling import Features, SamplingState
@@ -33,6 +34,7 @@ class Rows:
     output_ids: Tensor  # [S, M] int64
     output_logprobs: Tensor  # [S, M] float32
     penalties: Penalties
+    bans: Bans
 
     @classmethod
     def allocate(cls, num_slots: int, *, max_stop_ids: int, device: torch.device) -> "Rows":
@@ -60,11 +62,13 @@ class Rows:
             output_ids=torch.zeros(num_slots, 0, dtype=torch.int64, device=device),
             output_logprobs=torch.zeros(num_slots, 0, dtype=torch.float32, device=device),
             penalties=Penalties.allocate(num_slots, device=device),
+            bans=Bans.allocate(num_slots, device=device),
         )
 
     def move(self, dst: int, src: int) -> None:
         """Copy a whole row to another slot."""
         self.penalties.move(dst, src)
+        self.bans.move(dst, src)
         for field in fields(self):
             if isinstance(tensor := getattr(self, field.name), Tensor):
                 tensor[dst] = tensor[src]
@@ -72,11 +76,12 @@ class Rows:
     def swap(self, a: int, b: int) -> None:
         """Let two rows change places."""
         self.penalties.swap(a, b)
+        self.bans.swap(a, b)
         for field in fields(self):
             if isinstance(tensor := getattr(self, field.name), Tensor):
                 tensor[[a, b]] = tensor[[b, a]]
 
-    def start(self, first: int, sequences: Items[Sequence]) -> None:
+    def start(self, first: int, sequences: Items[Sequence], *, vocab_size: int) -> None:
         """Fill rows [first, first + n) for newly admitted sequences."""
         rows = slice(first, first + len(sequences))
         params = [sequence.params for sequence in sequences]
@@ -93,6 +98,7 @@ class Rows:
         self.generated[rows] = 0
         self.done[rows] = False
         self.penalties.start(first, sequences)
+        self.bans.start(first, sequences, vocab_size=vocab_size)
         self.reserve(first, sequences)
 
     def _set(self, name: str, rows: slice, values: object) -> None:
@@ -126,6 +132,7 @@ class Rows:
         self.generated[rows] += 1
         self.token[rows] = tokens
         self.penalties.record(rows, tokens)
+        self.bans.record(rows, tokens)
         stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
         self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows]) | ~logprobs.isfinite()
 

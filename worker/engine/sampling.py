@@ -1,7 +1,8 @@
 """From scores to chosen tokens: [B, V] operations only, no loop over rows, no sort of the vocabulary.
 
 Each row's result depends on its own scores and settings alone, whatever its neighbours ask for. Order: penalties,
-logit_bias, min_tokens' ban, temperature, top_k, top_p, min_p. Temperature 0 is argmax after the first three.
+logit_bias, bad_words, allowed_token_ids, min_tokens' ban, temperature, top_k, top_p, min_p. Temperature 0 is argmax
+after the bans.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from worker.engine.bans import Bans
 from worker.engine.filters import draw_within, limits_of, pick
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.penalties import Penalties, replace_scores
@@ -33,6 +35,7 @@ class SamplingState:
     min_tokens: Tensor  # [B] int64
     stop_ids: Tensor  # [B, N] int64, -1 where unused
     penalties: Penalties | None = None  # None: no row asks for penalties or biases
+    bans: Bans | None = None  # None: no row asks for bans
 
     def take(self, rows: slice | Tensor) -> "SamplingState":
         """The settings of some of the rows, by range or by index."""
@@ -46,6 +49,7 @@ class SamplingState:
             min_tokens=self.min_tokens[rows],
             stop_ids=self.stop_ids[rows],
             penalties=self.penalties and self.penalties.take(rows),
+            bans=self.bans and self.bans.take(rows),
         )
 
 
@@ -68,6 +72,8 @@ def sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops = 
 
 def _sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops) -> tuple[Tensor, Tensor]:
     changed = scores if state.penalties is None else state.penalties.apply(scores)
+    if state.bans is not None:
+        changed = state.bans.apply(changed)
     if features.min_tokens:
         changed = ban_stops(changed, state)
     tokens = row_argmax(changed)

@@ -74,6 +74,7 @@ class Sequence:
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     stop_search: StopSearch | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()  # as tokens
     answer: int = 0  # which of the request's answers
     num_beams: int = 0  # sequences of the request that run in lockstep, this one among them; 0: it runs for itself
     seed: int = 0

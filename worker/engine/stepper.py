@@ -66,7 +66,7 @@ class Stepper:
         longest = max(sequence.max_length for sequence in live)
         with leaving_rows_alone():
             self._runner.cache.reserve(first, len(live), longest)
-            self._rows.start(first, sequences)
+            self._rows.start(first, sequences, vocab_size=self._spec.vocab_size)
             hidden = self._prefill.run(first, sequences)
             chosen = self._choose(first, sequences, _padded(hidden))
         self._record(first, sequences, chosen)

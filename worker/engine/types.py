@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -33,6 +33,8 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # taken off once for every time the answer holds the token
     presence_penalty: float = 0.0  # taken off once where the answer holds the token
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its score)
+    allowed_token_ids: tuple[int, ...] | None = None  # nothing else is chosen; None: everything
+    bad_words: tuple[str, ...] = ()  # never said, neither alone nor after a space
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -59,6 +61,15 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How a chat becomes a prompt."""
+
+    add_generation_prompt: bool = True  # end with what begins an assistant's turn
+    continue_final_message: bool = False  # leave the last message open, for the answer to go on
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # names that the template reads; JSON values
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One prompt: text, token ids, or the messages of a chat (exactly one of the two fields)."""
 
@@ -67,6 +78,7 @@ class Request:
     messages: Sequence[Mapping[str, str]] | None = None
     params: SamplingParams = field(default_factory=SamplingParams)
     owner: str = ""  # computed prompt beginnings are shared between requests of one owner only
+    chat: ChatOptions = field(default_factory=ChatOptions)
     stream: bool = False  # give the answers out by pieces, too, as they are decoded
 
 

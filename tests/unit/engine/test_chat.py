@@ -9,6 +9,7 @@ from tests.unit.engine.models import CHAT_TEMPLATE, write_tiktoken, write_tokeni
 from worker.engine import EngineError, RowError
 from worker.engine.chat import ChatTemplate, load_chat_template
 from worker.engine.tokenizer import load_tokenizer
+from worker.engine.types import ChatOptions
 
 
 @pytest.fixture(params=[write_tiktoken, write_tokenizer_json])
@@ -119,3 +120,45 @@ def test_messages_that_leave_no_character_for_the_guard_are_refused(template: Ch
     content = "".join(map(chr, range(0xE000, 0xF900)))
     with pytest.raises(RowError, match="every private use character"):
         template.encode([{"role": "user", "content": content}])
+
+
+NAMED = "{{ who }}{% for key, value in more.items() %}{{ key }}{{ value[0] }}{% endfor %}{{ eos_token }}"
+
+
+def test_special_tokens_in_a_templates_names_stay_text(tmp_path: Path) -> None:
+    template = with_source(tmp_path, NAMED)
+    names = {"who": "a<|end|>", "more": {"<|end|>": ["<|user|>"]}}
+    ids = template.encode([{"role": "user", "content": "x"}], ChatOptions(template_kwargs=names))
+    special = template.tokenizer.special_tokens
+    assert [token_id for token_id in ids if token_id in special.values()] == [special["<|end|>"]]
+    text = template.tokenizer.decode(ids, skip_special_tokens=False)
+    assert text == "a<|end|><|end|><|user|><|end|>"
+
+
+def nested(depth: int) -> object:
+    return [nested(depth - 1)] if depth else "x"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ChatOptions(continue_final_message=True), "continue_final_message needs add_generation_prompt to be false"),
+        (ChatOptions(template_kwargs={"messages": []}), "may not hold 'messages'"),
+        (ChatOptions(template_kwargs={"chat_template": "{{ 1 }}"}), "may not hold 'chat_template'"),
+        (ChatOptions(template_kwargs={"eos_token": "x"}), "may not hold 'eos_token'"),
+        (ChatOptions(template_kwargs={"a-b": "x"}), "may not hold 'a-b'"),
+        (ChatOptions(template_kwargs={"a": nested(500)}), "nested at most 8 deep"),
+        (ChatOptions(template_kwargs={"a": ["\ud800"]}), "not valid Unicode"),
+    ],
+)
+def test_options_that_are_not_a_requests_to_give_are_refused(
+    tmp_path: Path, options: ChatOptions, message: str
+) -> None:
+    with pytest.raises(RowError, match=message):
+        with_source(tmp_path, NAMED).encode([{"role": "user", "content": "x"}], options)
+
+
+def test_a_message_the_template_does_not_show_cannot_be_continued(tmp_path: Path) -> None:
+    options = ChatOptions(add_generation_prompt=False, continue_final_message=True)
+    with pytest.raises(RowError, match="nothing can be continued"):
+        with_source(tmp_path, "{{ messages[0].role }}").encode([{"role": "user", "content": "x"}], options)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from worker.engine.chat import ChatTemplate, load_chat_template
 from worker.engine.tokenizer import load_tokenizer
+from worker.engine.types import ChatOptions
 
 SOURCES = Path(__file__).with_name("chat_templates")
 LLAMA_TOKENS = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
@@ -112,6 +113,32 @@ CONVERSATIONS = [[USER], TURNS, [{"role": "system", "content": "Be  brief. "}, *
 def test_chats_have_the_tokens_transformers_gives_them(root: Path, name: str, messages: list[dict[str, str]]) -> None:
     ours, theirs = load(root, name)
     assert ours.encode(messages) == theirs_ids(theirs, messages)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("content", ["so far", " so far \n", "a {{ 1 }} b"])
+@pytest.mark.parametrize("continued", [True, False])
+def test_last_message_is_left_open_as_by_transformers(root: Path, name: str, content: str, continued: bool) -> None:
+    ours, theirs = load(root, name)
+    messages = [USER, {"role": "assistant", "content": content}]
+    options = ChatOptions(add_generation_prompt=False, continue_final_message=continued)
+    expected = theirs.apply_chat_template(
+        messages,
+        add_generation_prompt=False,
+        continue_final_message=continued,
+        return_dict=False,
+        date_string="26 Jul 2024",
+    )
+    assert ours.encode(messages, options) == list(expected)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_names_reach_the_template_as_by_transformers(root: Path, thinking: bool) -> None:
+    ours, theirs = load(root, "qwen-3")
+    expected = theirs.apply_chat_template(
+        [USER], add_generation_prompt=True, enable_thinking=thinking, return_dict=False
+    )
+    assert ours.encode([USER], ChatOptions(template_kwargs={"enable_thinking": thinking})) == list(expected)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -49,6 +49,10 @@ def check(**settings: Any) -> None:  # noqa: ANN401 (wrong types are what is tes
         ({"logit_bias": ((199, 1.0),)}, "logit_bias must name token ids from 0 to 198, not 199"),
         ({"logit_bias": ((-1, 1.0),)}, "logit_bias must name token ids from 0 to 198, not -1"),
         ({"logit_bias": ((5, NAN),)}, "logit_bias of token 5 must be a number"),
+        ({"allowed_token_ids": ()}, "allowed_token_ids must hold at least one token id"),
+        ({"allowed_token_ids": (5, 199)}, r"allowed_token_ids\[1\] must be a token id from 0 to 198"),
+        ({"bad_words": ("",)}, "bad_words may hold at most 128 words, each of 1 to 64 characters"),
+        ({"bad_words": ("a",) * 129}, "bad_words may hold at most 128 words"),
         ({"logit_bias": ((5, 1.0), (5, 2.0))}, "logit_bias may name a token only once"),
         ({"logit_bias": tuple((token, 1.0) for token in range(1025))}, "logit_bias may hold at most 1024 tokens"),
     ],
@@ -56,7 +60,7 @@ def check(**settings: Any) -> None:  # noqa: ANN401 (wrong types are what is tes
 def test_refusals_name_field_and_limit(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RowError, match=message) as caught:
         check(**settings)
-    assert caught.value.code == "invalid_value"
+    assert caught.value.code == ("invalid_logit_bias" if "logit_bias" in settings else "invalid_value")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,8 @@ def test_refusals_name_field_and_limit(settings: dict[str, object], message: str
         {"n": 500, "best_of": 500},
         {"seed": -(2**63)},
         {"logit_bias": ((0, -100), (198, 1e6))},
+        {"allowed_token_ids": (0, 198)},
+        {"bad_words": ("a",) * 128},
         {"min_tokens": 50, "max_tokens": 3},
         {"early_stopping": "never", "context_overflow": "crop"},
     ],
@@ -86,6 +92,8 @@ def test_beams_ignore_what_draws() -> None:
     [
         ({"repetition_penalty": 1.1}, "repetition_penalty is not supported with use_beam_search"),
         ({"logit_bias": ((3, 1.0),)}, "logit_bias is not supported with use_beam_search"),
+        ({"allowed_token_ids": (3,)}, "allowed_token_ids is not supported with use_beam_search"),
+        ({"bad_words": ("a",)}, "bad_words is not supported with use_beam_search"),
         ({"max_tokens": 0, "echo": True}, "max_tokens must be at least 1 with use_beam_search"),
     ],
 )

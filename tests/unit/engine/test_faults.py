@@ -213,20 +213,21 @@ def test_cache_grows_as_memory_allows_or_keeps_what_it_holds_or_nothing(engine: 
 
 
 def test_buffers_of_rows_grow_together_or_not_at_all(engine: Engine) -> None:
-    params = SamplingParams(max_tokens=600, presence_penalty=1.0, logit_bias=((7, 1.0),))
+    params = SamplingParams(max_tokens=600, presence_penalty=1.0, logit_bias=((7, 1.0),), allowed_token_ids=(8,))
     asked = [engine.prepare(Request("a", prompt(0, 9), params=replace(params, max_tokens=60))).sequences[0]]
     asked[0].max_new_tokens = 600
     with Trouble() as counted:
-        Rows.allocate(16, max_stop_ids=8, device=torch.device("cpu")).start(0, asked)
+        Rows.allocate(16, max_stop_ids=8, device=torch.device("cpu")).start(0, asked, vocab_size=VOCAB_SIZE)
     num_failures = 0
     for number in range(counted.num_calls):
         rows = Rows.allocate(16, max_stop_ids=8, device=torch.device("cpu"))
         with Trouble([number]), suppress(torch.OutOfMemoryError):
             num_failures += 1
-            rows.start(0, asked)
+            rows.start(0, asked, vocab_size=VOCAB_SIZE)
         assert rows.output_ids.shape == rows.output_logprobs.shape
         assert rows.penalties.seen_ids.shape == rows.penalties.counts.shape
         assert rows.penalties.bias_ids.shape == rows.penalties.biases.shape
+        assert rows.bans.allowed.shape[1] in (0, VOCAB_SIZE)
     assert num_failures > 20
 
 

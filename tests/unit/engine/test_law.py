@@ -69,6 +69,7 @@ def draw_request(draw: st.DrawFn, index: int) -> Request:
         values |= {"top_k": draw(st.sampled_from([0, 5])), "min_p": draw(st.sampled_from([0.0, 0.05]))}
         values |= {"repetition_penalty": draw(st.sampled_from([1.0, 1.3])), "n": draw(st.sampled_from([1, 2, 3]))}
         values |= {"frequency_penalty": draw(st.sampled_from([0.0, 0.5])), "min_tokens": draw(st.integers(0, 3))}
+        values |= {"allowed_token_ids": draw(st.sampled_from([None, None, (5,), tuple(range(2, 150))]))}
         values |= {"logit_bias": draw(st.sampled_from([(), ((7, 5.0), (9, -100.0))]))}
     elif draw(st.booleans()):
         values |= {"use_beam_search": True, "best_of": 2, "n": 2, "temperature": 0.0}

@@ -125,16 +125,20 @@ def random_sequence(rng: random.Random, name: str, num_tokens: int) -> Sequence:
         logit_bias=tuple((token, rng.uniform(-9, 9)) for token in rng.sample(range(num_tokens), rng.choice([0, 0, 7]))),
         seed=rng.getrandbits(63),
         min_tokens=rng.choice([0, 0, 9]),
+        allowed_token_ids=tuple(rng.sample(range(num_tokens), num_tokens // 2)) if rng.random() < 0.2 else None,
+    )
+    words = tuple(
+        tuple(rng.choices(range(num_tokens), k=rng.randint(1, 3))) for _ in range(rng.choice([0, 0, 0, 2, 5]))
     )
     stops = tuple(rng.sample(range(num_tokens), rng.randint(0, 3)))
     prompt = [rng.randrange(num_tokens) for _ in range(rng.randint(1, 40))]
-    return Sequence(name, prompt, params, 8, stops, seed=params.seed)
+    return Sequence(name, prompt, params, 8, stops, seed=params.seed, bad_words=words)
 
 
 def decode(sequences: list[Sequence], scores: dict[str, Tensor]) -> dict[str, tuple[list[int], list[float]]]:
     """Sample three steps of rows given their scores [3, V] by name."""
     rows = Rows.allocate(len(sequences), max_stop_ids=3, device=torch.device("cpu"))
-    rows.start(0, sequences)
+    rows.start(0, sequences, vocab_size=next(iter(scores.values())).shape[-1])
     every = slice(0, len(sequences))
     for step in range(3):
         batch = torch.stack([scores[sequence.request_id][step] for sequence in sequences])

@@ -1,6 +1,6 @@
 """Row state and cache: a move takes everything along, growing loses nothing."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -42,13 +42,16 @@ def random(*shape: int) -> Tensor:
 def tensors_of(rows: Rows) -> list[Tensor]:
     held = [getattr(rows, field.name) for field in fields(rows)]
     held += [getattr(rows.penalties, field.name) for field in fields(rows.penalties)]
+    held += [getattr(rows.bans, field.name) for field in fields(rows.bans)]
     return [tensor for tensor in held if isinstance(tensor, Tensor)]
 
 
 def test_move_takes_every_field_along() -> None:
     rows = Rows.allocate(4, max_stop_ids=3, device=CPU)
     params = SamplingParams(temperature=0.5, top_k=3, top_p=0.4, min_p=0.1, seed=2**63 - 1, presence_penalty=1.0)
-    rows.start(0, [Sequence("a", [1, 2], SamplingParams(), 5, ()), Sequence("b", [1], params, 7, (4, 5))])
+    params = replace(params, allowed_token_ids=(5, 6))
+    second = Sequence("b", [1], params, 7, (4, 5), bad_words=((3,), (1, 2)))
+    rows.start(0, [Sequence("a", [1, 2], SamplingParams(), 5, ()), second], vocab_size=10)
     rows.record(slice(0, 2), torch.tensor([6, 5]), torch.tensor([-1.0, -2.0]))
     expected = [tensor[1].clone() for tensor in tensors_of(rows)]
     rows.move(0, 1)

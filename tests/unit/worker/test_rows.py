@@ -12,7 +12,7 @@ from models.packing import dump_json, load_json
 from models.records import ClaimedJob, JobError
 from models.requests import parse_request, stored_body
 from models.status import Status
-from worker.engine.types import Completion, Output, SamplingParams, TokenLogprobs
+from worker.engine.types import ChatOptions, Completion, Output, SamplingParams, TokenLogprobs
 from worker.rows import (
     engine_requests,
     failed,
@@ -111,10 +111,13 @@ def test_every_parameter_of_the_engine_is_filled_from_the_body() -> None:
         "use_beam_search": True,
         "length_penalty": -0.5,
         "early_stopping": "never",
+        "allowed_token_ids": [5, 6],
+        "bad_words": ["x y"],
     }
     body = stored_body(parse_request("/v1/completions", {"prompt": "a", **given}))
     params = engine_requests(replace(JOB, body=load_json(dump_json(body))))[0].params
     expected = given | {"stop": ("x",), "stop_token_ids": (4,), "logit_bias": ((5, -100), (7, 1.5))}
+    expected |= {"bad_words": ("x y",), "allowed_token_ids": (5, 6)}
     expected["top_logprobs"] = expected.pop("logprobs")
     assert asdict(params) == expected
     assert all(value != getattr(SamplingParams(), name) for name, value in expected.items())
@@ -232,3 +235,31 @@ def test_answers_to_a_list_are_numbered_prompt_by_prompt() -> None:
     assert [entry.details is None for entry in outcome.completions] == [False, True, True, True]
     assert [entry.fingerprint for entry in outcome.completions] == ["f", "f", "other", "other"]
     assert (outcome.num_prompts, outcome.prompt_tokens) == (2, 3)
+
+
+def test_chat_says_how_it_becomes_a_prompt() -> None:
+    given = {"add_generation_prompt": False, "continue_final_message": True, "chat_template_kwargs": {"thinking": [1]}}
+    body = stored_body(parse_request("/v1/chat/completions", {"messages": USER, **given}))
+    [request] = engine_requests(replace(JOB, endpoint="/v1/chat/completions", body=load_json(dump_json(body))))
+    assert request.chat == ChatOptions(False, True, {"thinking": [1]})
+    [request] = engine_requests(JOB)
+    assert request.chat == ChatOptions()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"continue_final_message": True},
+        {"chat_template_kwargs": {"a b": 1}},
+        {"chat_template_kwargs": {f"n{number}": 1 for number in range(33)}},
+        {"allowed_token_ids": []},
+        {"allowed_token_ids": [-1]},
+        {"bad_words": [""]},
+        {"bad_words": ["a"] * 129},
+    ],
+)
+def test_what_no_model_takes_is_refused_by_the_schema(given: dict[str, Any]) -> None:
+    with pytest.raises(RequestError) as raised:
+        parse_request("/v1/chat/completions", {"messages": USER, **given})
+    assert raised.value.error_code == "invalid_value"
+    assert (raised.value.param or "").startswith(next(iter(given)))
