@@ -4,6 +4,7 @@ import base64
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,10 +12,11 @@ import redis
 from fastapi.testclient import TestClient
 
 from models.database import Database
-from models.ids import parse_job_id
-from models.messages import redis_lists
+from models.ids import parse_batch_id, parse_job_id
+from models.messages import INTAKE, INTAKE_QUEUE, redis_lists
 from models.settings import Settings, load_settings
 from models.store import Store
+from tests.integration.api.batch_making import request_line
 from tests.integration.api.test_completions import BACKGROUND
 
 
@@ -37,8 +39,8 @@ class TestWithRedis:
     """The service with a Redis that answers."""
 
     @pytest.fixture
-    def settings(self, redis_url: str) -> Settings:
-        return load_settings(redis_url=redis_url, model="demo")
+    def settings(self, redis_url: str, tmp_path: Path) -> Settings:
+        return load_settings(redis_url=redis_url, model="demo", state_dir=tmp_path / "state")
 
     def test_hint_is_published_by_task_name(self, client: TestClient, queue: "redis.Redis") -> None:
         posted = client.post("/v1/completions", json=BACKGROUND | {"prompt": "secret"}).json()
@@ -48,6 +50,17 @@ class TestWithRedis:
         assert (headers["task"], args) == ("generate_chunk", [[str(parse_job_id(posted["id"]))]])
         assert name == redis_lists("demo")[1]  # priority 4 of ours is Redis's 5, in the list of step 3
         assert "secret" not in str(headers)
+
+    def test_batch_is_announced_to_every_worker_by_its_id(self, client: TestClient, queue: "redis.Redis") -> None:
+        inline = {"requests": [request_line(1)], "endpoint": "/v1/completions", "completion_window": "1h"}
+        batch = client.post("/v1/batches", json=inline).json()
+
+        found = queue.blpop(INTAKE_QUEUE, timeout=5)
+
+        assert found is not None
+        message = orjson.loads(found[1])
+        args = orjson.loads(base64.b64decode(message["body"]))[0]
+        assert (message["headers"]["task"], args) == (INTAKE, [str(parse_batch_id(batch["id"]))])
 
     def test_ready_has_no_complaint_about_redis(self, client: TestClient) -> None:
         assert client.get("/health/ready").json()["redis"] == "ok"
