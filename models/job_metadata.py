@@ -3,13 +3,29 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select
+import orjson
+from sqlalchemy import ColumnElement, Connection, delete, exists, select, text
 
-from models.columns import is_one_of
 from models.packing import clean_text
 from models.records import NewJob
 from models.rows import Moved
-from models.tables import job_metadata, jobs
+from models.tables import job_metadata
+
+# Many pairs in one statement, as one text.
+_INSERT = {
+    "postgresql": text("""
+        INSERT INTO job_metadata (job_id, tenant, key, value, created_at)
+        SELECT jobs.id, jobs.tenant, pair.key, pair.value, jobs.created_at
+        FROM json_to_recordset(CAST(:pairs AS json)) AS pair (id uuid, key text, value text)
+        JOIN jobs ON jobs.id = pair.id
+    """),
+    "sqlite": text("""
+        INSERT INTO job_metadata (job_id, tenant, key, value, created_at)
+        SELECT jobs.id, jobs.tenant, json_extract(pair.value, '$.key'), json_extract(pair.value, '$.value'),
+               jobs.created_at
+        FROM json_each(:pairs) AS pair JOIN jobs ON jobs.id = json_extract(pair.value, '$.id')
+    """),
+}
 
 
 def keep(connection: Connection, new: Sequence[NewJob], stored: Sequence[Moved]) -> None:
@@ -49,16 +65,13 @@ def _is_indexed(job: NewJob) -> bool:
 
 def _insert(connection: Connection, metadata: Mapping[UUID, Mapping[str, str]]) -> None:
     """Store the pairs with what a list is filtered and ordered by: the job's tenant and its time."""
-    query = select(jobs.c.id.label("job_id"), jobs.c.tenant, jobs.c.created_at)
-    found = connection.execute(query.where(is_one_of(connection, jobs.c.id, list(metadata)))).mappings().all()
-    rows = [dict(job) | pair for job in found for pair in _pairs(metadata[job["job_id"]])]
-    if rows:
-        connection.execute(insert(job_metadata), rows)
+    pairs = [pair for job_id, values in metadata.items() for pair in _pairs(job_id, values)]
+    if pairs:
+        statement = _INSERT[connection.dialect.name]
+        connection.execute(statement, {"pairs": orjson.dumps(pairs).decode()})
 
 
-def _pairs(metadata: Mapping[str, str]) -> list[dict[str, str]]:
+def _pairs(job_id: UUID, metadata: Mapping[str, str]) -> list[dict[str, str]]:
     """Keys and values as a database takes them; two keys that differ in what it does not take are one."""
-    return [
-        {"key": key, "value": clean_text(value)}
-        for key, value in {clean_text(k): v for k, v in metadata.items()}.items()
-    ]
+    clean = {clean_text(key): clean_text(value) for key, value in metadata.items()}
+    return [{"id": job_id.hex, "key": key, "value": value} for key, value in clean.items()]
