@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 from models.batch_lines import BOM
 
-YIELD_LINES = 16  # lines between two breaths
-YIELD_SECONDS = 0.00005
+HOLD_SECONDS = 0.00025  # of work on lines between two breaths
+BREATH_SECONDS = 0.00005
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,10 @@ class Line:
 def read_lines(file: BinaryIO, *, max_bytes: int, number: int = 0) -> Iterator[Line]:
     """Read from where the file stands; `number` lines came before. Of a line over the limit only the head is kept.
 
-    Takes a breath now and then: who parses lines in a worker holds the interpreter, for which the decoding thread
+    Takes a breath now and then: who works on lines in a worker holds the interpreter, for which the decoding thread
     would wait 5 ms at each of its turns.
     """
-    end = file.tell()
+    end, breathed = file.tell(), time.perf_counter()
     while raw := file.readline(max_bytes + 2):
         end += len(raw)
         rest = raw
@@ -40,5 +40,6 @@ def read_lines(file: BinaryIO, *, max_bytes: int, number: int = 0) -> Iterator[L
         number += 1
         head = raw.removeprefix(BOM) if number == 1 else raw
         yield Line(number, head.rstrip(b"\r\n"), end)
-        if number % YIELD_LINES == 0:
-            time.sleep(YIELD_SECONDS)
+        if time.perf_counter() - breathed > HOLD_SECONDS:
+            time.sleep(BREATH_SECONDS)
+            breathed = time.perf_counter()
