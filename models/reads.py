@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal, select, union_all
 
 from models.columns import constant, is_one_of, now
 from models.records import CompletionRecord, JobRecord, WorkerRecord
@@ -85,16 +85,15 @@ def queue_position(connection: Connection, job_id: UUID) -> int | None:
         waiting.where(jobs.c.priority > job.priority),
         waiting.where(jobs.c.priority == job.priority, jobs.c.seq < job.seq),
     )
-    counts = [_count_before(connection, part, job) for part in parts]
-    return None if None in counts else sum(count for count in counts if count is not None)
+    counts = connection.execute(union_all(*(_before(part, job) for part in parts))).all()
+    return None if any(row.seen > MAX_COUNTED for row in counts) else sum(row.before for row in counts)
 
 
-def _count_before(connection: Connection, rows: Select[Any], job: Row[Any]) -> int | None:
-    """How many of these rows come before the job; None where there are more of them than are looked at."""
+def _before(rows: Select[Any], job: Row[Any]) -> Select[Any]:
+    """How many of these rows are seen, of no more than one too many, and how many of them come before the job."""
     some = rows.limit(MAX_COUNTED + 1).subquery()
     is_before = (some.c.priority > job.priority) | ((some.c.priority == job.priority) & (some.c.seq < job.seq))
-    seen, before = connection.execute(select(func.count(), func.count().filter(is_before)).select_from(some)).one()
-    return None if seen > MAX_COUNTED else int(before)
+    return select(func.count().label("seen"), func.count().filter(is_before).label("before")).select_from(some)
 
 
 def live_workers(connection: Connection) -> list[WorkerRecord]:
