@@ -89,7 +89,7 @@ def queue_position(connection: Connection, job_id: UUID) -> int | None:
     return None if any(row.seen > MAX_COUNTED for row in counts) else sum(row.before for row in counts)
 
 
-def _before(rows: Select[Any], job: Row[Any]) -> Select[Any]:
+def _before(rows: Select[Any], job: Row[Any]) -> Select[int, int]:
     """How many of these rows are seen, of no more than one too many, and how many of them come before the job."""
     some = rows.limit(MAX_COUNTED + 1).subquery()
     is_before = (some.c.priority > job.priority) | ((some.c.priority == job.priority) & (some.c.seq < job.seq))
