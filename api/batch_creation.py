@@ -1,5 +1,6 @@
 """From a checked request to a committed batch. Requests sent inline become an input file, so there is one way in."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,13 @@ import orjson
 from api.errors import Conflict
 from api.services import Services
 from models.batch_requests import BatchRequest, RetryRequest, window_seconds
-from models.errors import BatchNotFinal, NotFound
+from models.errors import BatchmillError, BatchNotFinal, NotFound
 from models.idempotency import Once
 from models.ids import parse_file_id, uuid7
 from models.records import BatchRecord, NewBatch, NewFile
 from models.status import FINAL_BATCH, Status
+
+log = logging.getLogger(__name__)
 
 PURPOSE = "batch"
 INPUT_KEPT_SECONDS = 30 * 24 * 3600  # as OpenAI keeps batch inputs, where the client says nothing
@@ -76,14 +79,24 @@ def retry_failed(services: Services, batch: BatchRecord, request: RetryRequest, 
 def _commit_with_input(services: Services, new: dict[str, Any], lines: Iterable[bytes], once: Once | None) -> Created:
     """Write the input, then commit the batch; an input that no batch came of is taken away again."""
     input_id = _write_input(services, new["tenant"], f"requests-of-{new['id']}.jsonl", lines)
-    created: Created | None = None
     try:
         created = _commit(services, NewBatch(**new, input_file_id=input_id), once)
-    finally:
-        if created is None or created.replayed:
-            services.files.delete(input_id, new["tenant"])
-            services.blobs.delete(input_id)
+    except BatchmillError:
+        _drop_input(services, new["tenant"], input_id)
+        raise
+    if created.replayed:
+        _drop_input(services, new["tenant"], input_id)
     return created
+
+
+def _drop_input(services: Services, tenant: str, input_id: UUID) -> None:
+    """Take an input away. Where only the word of a commit was lost, the batch is there and keeps it; and one that
+    cannot be deleted now goes when its time is over."""
+    try:
+        services.files.delete(input_id, tenant)
+        services.blobs.delete(input_id)
+    except BatchmillError as error:
+        log.warning("input %s stays: %s", input_id, error, extra={"action": "input_not_dropped"})
 
 
 def _commit(services: Services, new: NewBatch, once: Once | None) -> Created:
@@ -120,13 +133,15 @@ def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 def _failed_lines(services: Services, batch: BatchRecord) -> Iterator[bytes]:
     """The lines of the input whose rows failed, as they were sent. Memory is a page of rows."""
-    assert batch.input_file_id is not None, "its rows were read from a file"
+    gone = Conflict("input_file_gone", "the input of the batch is not there any more, and its lines with it")
+    if batch.input_file_id is None:
+        raise gone
     wanted = _failed_numbers(services, batch.id)
     number = next(wanted, None)
     try:
         file = services.blobs.open(batch.input_file_id)
     except NotFound:
-        raise Conflict("input_file_gone", "the input of the batch was deleted, and its lines with it") from None
+        raise gone from None
     with file:
         for place, line in enumerate(file, start=1):
             if number is None:

@@ -16,7 +16,8 @@ from api.idempotent import once_of
 from api.job_rendering import job_body
 from api.paging import list_body, page_limit
 from api.responses import REPLAYED, json_response
-from api.routes.batches import After, Limit, Wait
+from api.routes.batches import Wait
+from api.routes.parameters import After, Limit
 from api.services import Services, ServicesDep
 from api.waiting import patience_seconds, wanted_seconds
 from models.batch_requests import parse_retry_request

@@ -16,6 +16,7 @@ from api.errors import Conflict
 from api.idempotent import once_of
 from api.paging import list_body, metadata_filter, page_limit
 from api.responses import REPLAYED, json_response
+from api.routes.parameters import After, Limit
 from api.services import Services, ServicesDep
 from api.waiting import patience_seconds, wanted_seconds
 from models.batch_requests import parse_batch_request
@@ -39,8 +40,6 @@ Until = Annotated[
     Literal["terminal", "change"],
     Query(description="What to wait for: the end, or any change of status or counts."),
 ]
-Limit = Annotated[str | None, Query(description="Entries a page: 1 to 100, default 20.")]
-After = Annotated[str | None, Query(description="The id of the last entry of the page before.")]
 
 
 @router.post("/v1/batches")

@@ -2,13 +2,18 @@
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.services import Services
+from models.batch_store import BatchStore
+from models.errors import DatabaseUnavailable
 from models.ids import parse_file_id
+from models.records import NewBatch
 from tests.integration.api.batch_making import Intake, Json, request_line, stored_file
 from tests.integration.api.fakes import Worker
 
@@ -159,6 +164,18 @@ def test_batch_cancelled_before_it_was_read_is_over_at_once(client: TestClient, 
     assert client.post(f"/v1/batches/{batch_id}/cancel").json()["status"] == "cancelled"
 
 
+def test_rows_of_a_large_batch_are_cancelled_after_the_answer(
+    client: TestClient, intake: Intake, batch_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.routes.batches.MAX_INLINE_CANCEL", 2)
+    intake.read(batch_id)
+
+    answer = client.post(f"/v1/batches/{batch_id}/cancel")
+
+    assert answer.json()["status"] == "cancelling"
+    assert get(client, batch_id)["status"] == "cancelled"
+
+
 def test_finished_batch_cannot_be_cancelled(client: TestClient, intake: Intake, batch_id: str) -> None:
     intake.refuse(batch_id, "empty_file", 1)
 
@@ -239,6 +256,38 @@ def test_replayed_inline_requests_leave_no_second_file(client: TestClient, app: 
 
     files = app.state.services.files.list("default", limit=10)
     assert len([file for file in files if file.filename.startswith("requests-of")]) == 1
+
+
+def test_inline_requests_that_make_no_batch_leave_no_file(client: TestClient, app: FastAPI, body: Json) -> None:
+    inline = {name: value for name, value in body.items() if name != "input_file_id"} | {"requests": LINES}
+    client.post("/v1/batches", json=inline, headers={"idempotency-key": "k"})
+    refused = client.post("/v1/batches", json=inline | {"priority": 9}, headers={"idempotency-key": "k"})
+
+    assert refused.status_code == 422
+    files = app.state.services.files.list("default", limit=10)
+    assert len([file for file in files if file.filename.startswith("requests-of")]) == 1
+
+
+class LosesTheWord(BatchStore):
+    """The connection breaks once a batch is committed."""
+
+    def create(self, batch: NewBatch) -> None:
+        super().create(batch)
+        raise DatabaseUnavailable
+
+
+def test_batch_whose_commit_was_not_heard_of_keeps_its_input(client: TestClient, app: FastAPI, body: Json) -> None:
+    services: Services = app.state.services
+    inline = {name: value for name, value in body.items() if name != "input_file_id"} | {"requests": LINES}
+    app.state.services = replace(services, batches=LosesTheWord(services.database))
+
+    answer = client.post("/v1/batches", json=inline)
+
+    [batch] = client.get("/v1/batches").json()["data"]
+    assert (answer.status_code, answer.headers["x-should-retry"]) == (503, "true")
+    assert services.files.get(parse_file_id(batch["input_file_id"]), "default") is not None
+    with services.blobs.open(parse_file_id(batch["input_file_id"])) as file:
+        assert len(file.readlines()) == 3
 
 
 def test_clients_own_retry_finds_the_batch_of_its_first_try(client: TestClient, body: Json) -> None:
