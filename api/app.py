@@ -10,12 +10,14 @@ from api import errors
 from api.auth import caller
 from api.housekeeping import Housekeeper
 from api.metrics import RequestMetrics
+from api.openapi import DocumentedAPI
 from api.request_id import RequestIds
 from api.routes import (
     admin,
     batch_rows,
     batches,
     completions,
+    docs,
     events,
     files,
     health,
@@ -33,11 +35,11 @@ from models.settings import Settings, load_settings
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Build the service."""
-    app = FastAPI(
+    app = DocumentedAPI(
         title="Batchmill",
         version=version("batchmill"),
         lifespan=_lifespan,
-        docs_url=None,  # both pages load scripts from elsewhere
+        docs_url=None,  # both pages load scripts from elsewhere; ours does not
         redoc_url=None,
         redirect_slashes=False,  # a redirected POST loses its body or its key
     )
@@ -47,6 +49,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     errors.install(app)
     for module in (completions, responses):  # first: routes are tried in turn. Each of them asks who calls
         app.include_router(module.router)
+    app.include_router(docs.router)
     app.include_router(health.router)
     for module in (
         *(admin, batch_rows, batches, events, files, jobs),

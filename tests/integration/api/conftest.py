@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from fastapi.testclient import TestClient
 from api.app import create_app
 from models.database import Database
 from models.settings import Settings, load_settings
+from tests.integration.api.conformance import Conformance, closed
 from tests.integration.api.fakes import Worker
 
 NO_REDIS = "redis://127.0.0.1:1/0"  # refuses at once
@@ -32,9 +34,22 @@ def database(sqlite_url: str) -> Iterator[Database]:
     database.dispose()
 
 
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    """The API document, in which schemas take no field beyond those that they name."""
+    database = Database("sqlite:///nothing-is-read-of-it.db")
+    shut: dict[str, Any] = closed(create_app(load_settings(), database).openapi())
+    return shut
+
+
 @pytest.fixture
-def app(settings: Settings, database: Database) -> FastAPI:
-    return create_app(settings, database)
+def app(settings: Settings, database: Database, document: dict[str, Any]) -> Iterator[FastAPI]:
+    """The service; whatever it answers in a test must be as its document says."""
+    violations: list[str] = []
+    app = create_app(settings, database)
+    app.add_middleware(Conformance, document=document, violations=violations)
+    yield app
+    assert violations == []
 
 
 @pytest.fixture
