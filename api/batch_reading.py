@@ -35,6 +35,7 @@ def show_batch(services: Services, tenant: str, batch_id: UUID) -> Json:
         num_running=num_running,
         first_errors=first_errors,
         live_models=_live_models(services) if is_waiting else None,
+        first_model=_first_model(services, batch) if is_waiting else None,
     )
     return batch_body(batch, around)
 
@@ -58,6 +59,12 @@ def mark_of(batch: BatchRecord) -> BatchMark:
 
 def _num_running(services: Services, batch: BatchRecord) -> int:
     return services.batches.num_running(batch.id) if batch.status in WITH_ROWS else 0
+
+
+def _first_model(services: Services, batch: BatchRecord) -> str | None:
+    """Not that of the first waiting row: finding that one would cost more the further the batch is."""
+    rows = services.batches.results(batch.id, limit=1)
+    return rows[0].model if rows else None
 
 
 def _live_models(services: Services) -> frozenset[str]:

@@ -23,6 +23,7 @@ class Surroundings:
     num_running: int = 0
     first_errors: Sequence[ErrorCount] | None = None
     live_models: Collection[str] | None = None
+    first_model: str | None = None  # of the first row; nearly always that of all rows
 
 
 def batch_body(batch: BatchRecord, around: Surroundings) -> Json:
@@ -152,8 +153,9 @@ def _why_waiting(batch: BatchRecord, around: Surroundings) -> str | None:
         return None
     if not around.live_models:
         return "in_progress: no live worker"
-    if batch.model is not None and batch.model not in around.live_models:
-        return f"in_progress: no live worker serves model {batch.model}"
+    model = batch.model or around.first_model
+    if model and model not in around.live_models:
+        return f"in_progress: no live worker serves model {model}"
     return "in_progress: its rows wait for their turn"
 
 

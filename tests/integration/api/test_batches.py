@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from api.services import Services
 from models.batch_store import BatchStore
+from models.database import Database
 from models.errors import DatabaseUnavailable
 from models.ids import parse_file_id
 from models.records import NewBatch
@@ -92,6 +93,22 @@ def test_batch_completes_with_its_counts_and_files(
     assert done["error_file_id"] is not None
     assert done["completed_at"] >= done["finalizing_at"] >= done["in_progress_at"] >= done["created_at"]
     assert (done["progress"]["fraction"], done["status_reason"]) == (1.0, "completed: 1 row failed")
+
+
+def test_batch_says_that_nobody_serves_its_model(
+    client: TestClient, database: Database, worker: Worker, intake: Intake, batch_id: str
+) -> None:
+    intake.read(batch_id)
+    waiting = get(client, batch_id)["status_reason"]
+    worker.claims.deregister(worker.id)
+    alone = get(client, batch_id)["status_reason"]
+    other = Worker.registered(database, model="other")
+    without = get(client, batch_id)["status_reason"]
+    other.stop()
+
+    assert waiting == "in_progress: its rows wait for their turn"
+    assert alone == "in_progress: no live worker"
+    assert without == "in_progress: no live worker serves model demo"
 
 
 def test_batch_whose_rows_all_failed_has_no_output(

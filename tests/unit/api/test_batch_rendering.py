@@ -186,6 +186,7 @@ def test_progress_without_anything_to_judge_by_is_null() -> None:
         (RUNNING, {"num_running": 1, "live_models": ["demo"]}, None),
         (RUNNING, {"live_models": []}, "in_progress: no live worker"),
         (replace(RUNNING, model="x"), {"live_models": ["demo"]}, "in_progress: no live worker serves model x"),
+        (RUNNING, {"live_models": ["demo"], "first_model": "y"}, "in_progress: no live worker serves model y"),
         (replace(RUNNING, model="demo"), {"live_models": ["demo"]}, "in_progress: its rows wait for their turn"),
         (replace(RUNNING, status=BatchStatus.CANCELLING), {}, "cancelling: 4 rows still to stop"),
         (
