@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"models", "api", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"} | DATA,
     "api.feed": {"models", "api", "redis"},
     "api.broker": {"models"} | CELERY,
-    "api.rendering": {"models"} | DATA,  # the command line renders with it: no FastAPI
+    # The command line renders with these: no FastAPI.
+    "api.rendering": {"models", "api.choice_rendering", "api.response_rendering"} | DATA,
+    "api.choice_rendering": {"models"} | DATA,
+    "api.response_rendering": {"models", "api.choice_rendering"} | DATA,
     "api.job_rendering": {"models", "api.rendering"} | DATA,
     "api.batch_rendering": {"models", "api.rendering"},
     "worker": {"models", "worker"} | CELERY | DATA,
