@@ -2,7 +2,7 @@
 an output to an outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
 from uuid import UUID
@@ -26,7 +26,7 @@ from models.rules import asked_priority, deadline_of
 from models.status import Status
 from worker.deliveries import Delivery
 from worker.engine import types as engine
-from worker.engine.types import ChatOptions, Output, Request, SamplingParams, TokenLogprobs
+from worker.engine.types import ChatOptions, Output, Request, SamplingParams, Timings, TokenLogprobs
 
 NO_LINKS = "link, chain and on_error are not followed: send the generations as the header of a chord, or poll them"
 
@@ -140,7 +140,9 @@ def _record(job: ClaimedJob, output: Output, index: int, *, first_choice: int, f
         token_ids=answer.token_ids,
         logprobs=answer.logprobs,
         prompt_token_ids=output.prompt_token_ids if wants_ids else None,
-        details=_details(answer.details, output.prompt_details if is_first else None),
+        details=_details(
+            answer.details, output.prompt_details if is_first else None, output.timings if is_first else None
+        ),
         finish_reason=answer.finish_reason,
         prompt_tokens=len(output.prompt_token_ids),
         output_tokens=len(answer.token_ids),
@@ -217,10 +219,12 @@ def _uuid(text: object) -> UUID | None:
         return None
 
 
-def _details(tokens: Sequence[TokenLogprobs] | None, prompt: Sequence[TokenLogprobs] | None) -> dict[str, Any] | None:
+def _details(
+    tokens: Sequence[TokenLogprobs] | None, prompt: Sequence[TokenLogprobs] | None, timings: Timings | None
+) -> dict[str, Any] | None:
     """What the client asked to see: with `logprobs` each token (with `echo` the prompt's first), with `prompt_logprobs`
-    each token of the prompt."""
-    details: dict[str, Any] = {}
+    each token of the prompt; and how long it took."""
+    details: dict[str, Any] = {} if timings is None else {"timings": asdict(timings)}
     if tokens is not None:
         details["tokens"] = _tokens(tokens)
     if prompt is not None:

@@ -3,6 +3,7 @@
 One thread steps it; `prepare` alone may be called from others.
 """
 
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import asdict, replace
@@ -135,6 +136,7 @@ class Engine:
     def add(self, group: Group) -> None:
         """Queue a prepared request for free rows."""
         self._groups[group.request_id] = group
+        group.added_at = time.perf_counter()
         self._prefill.note(group.sequences)
         self._scheduler.add(group.sequences)
 
@@ -288,7 +290,7 @@ class Engine:
             return
         if output is not None:
             del self._groups[sequence.request_id]
-            self._finished.append(output)
+            self._finished.append(replace(output, timings=group.timings()))
             self._counters.output_tokens += sum(len(completion.token_ids) for completion in output.completions)
 
     def _fail(self, request_id: str, error: RowError) -> None:

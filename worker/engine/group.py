@@ -1,6 +1,7 @@
 """One request on its way: its answers are sequences of their own, which share the prompt and nothing else."""
 
 import math
+import time
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ from worker.engine.finish import finish
 from worker.engine.randomness import derive_seed
 from worker.engine.sequence import Sequence, StopSearch
 from worker.engine.tokenizer import Tokenizer
-from worker.engine.types import Completion, Delta, Output, RowError, SamplingParams
+from worker.engine.types import Completion, Delta, Output, RowError, SamplingParams, Timings
 
 
 @dataclass(slots=True)
@@ -21,6 +22,8 @@ class Group:
     sequences: list[Sequence]
     answers: dict[int, Completion] = field(default_factory=dict)
     makers: dict[int, DeltaMaker] = field(default_factory=dict)  # by answer, where the request streams
+    added_at: float = 0.0  # by the performance counter, as below
+    begun: tuple[float, float] | None = None  # when the first answer's prompt began to run, and had its first token
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -37,6 +40,14 @@ class Group:
         if not sequence.has_ended_with(token_id) and (delta := maker.push(sequence, token_id, logprob)):
             deltas.append(delta)
         return deltas
+
+    def timings(self) -> Timings | None:
+        """How long the request took, asked when it ends."""
+        if self.begun is None:
+            return None
+        began, first_token = self.begun
+        spans = first_token - began, time.perf_counter() - first_token, first_token - self.added_at
+        return Timings(*(round(1000 * seconds, 3) for seconds in spans))
 
     def end(
         self, sequence: Sequence, token_ids: list[int], logprobs: list[float], *, tokenizer: Tokenizer | None

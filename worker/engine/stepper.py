@@ -69,6 +69,10 @@ class Stepper:
             self._rows.start(first, sequences, vocab_size=self._spec.vocab_size)
             hidden = self._prefill.run(first, sequences)
             chosen = self._choose(first, sequences, _padded(hidden))
+        now = time.perf_counter()
+        for sequence in sequences:
+            if sequence.answer == 0:
+                self._groups[sequence.request_id].begun = (began, now)
         self._record(first, sequences, chosen)
         self._counters.prompt_tokens += sum(len(sequence.prompt_token_ids) for sequence in sequences)
         self._counters.shared_tokens, self._counters.prefix_hits = self._prefill.shared_tokens, self._prefill.num_hits

@@ -129,6 +129,15 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class Timings:
+    """How long a request took, in milliseconds. An attempt that began anew inside the engine counts from then on."""
+
+    prefill_ms: float  # from the step that took its first answer in, to that answer's first token
+    decode_ms: float  # from there to the end of its last answer
+    ttft_ms: float  # from when it was handed over to its first token: with the wait for a row
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """A finished request: its n answers, best first where they were ranked. With `error` set nothing else but the ids
     means anything. The properties read the first answer."""
@@ -139,6 +148,7 @@ class Output:
     prompt_details: list[TokenLogprobs] | None = None  # one a prompt token, where prompt_logprobs asked for them
     error: RowError | None = None
     fingerprint: str | None = None  # of what computed it, where that was not the engine as its info describes it
+    timings: Timings | None = field(default=None, compare=False)  # says nothing of the answer
 
     @property
     def _first(self) -> Completion:

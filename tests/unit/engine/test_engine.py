@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,17 @@ def test_text_beyond_the_models_vocabulary_fails_its_request(tmp_path: Path) -> 
     assert (bad.error.code, "120" in bad.error.message) == ("invalid_prompt", True)
     assert len(good.token_ids) <= 2
     assert good.error is None
+
+
+def test_output_says_how_long_it_took(folder: Path) -> None:
+    """The second request waits for the only row, which its time to the first token holds and its prefill does not."""
+    engine = Engine.load(folder, rows=1)
+    params = SamplingParams(max_tokens=20, temperature=0.0, ignore_eos=True)
+    began = time.perf_counter()
+    first, second = engine.generate([Request(name, [5, 6], params=params) for name in "ab"])
+    whole = 1000 * (time.perf_counter() - began)
+    assert first.timings is not None
+    assert second.timings is not None
+    assert 0 < first.timings.prefill_ms <= first.timings.ttft_ms
+    assert 0 < first.timings.decode_ms < second.timings.ttft_ms
+    assert second.timings.ttft_ms + second.timings.decode_ms < whole

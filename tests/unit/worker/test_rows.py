@@ -12,7 +12,7 @@ from models.packing import dump_json, load_json
 from models.records import ClaimedJob, JobError
 from models.requests import parse_request, stored_body
 from models.status import Status
-from worker.engine.types import ChatOptions, Completion, Output, SamplingParams, TokenLogprobs
+from worker.engine.types import ChatOptions, Completion, Output, SamplingParams, Timings, TokenLogprobs
 from worker.rows import (
     engine_requests,
     failed,
@@ -147,6 +147,13 @@ def test_finished_output_becomes_a_completion() -> None:
     )
     assert completion.details == {"tokens": [{"token": "b", "logprob": -0.5, "offset": 0, "top": (("b", 1, -0.5),)}]}
     assert (completion.seed, completion.fingerprint, completion.prompt_token_ids) == (7, "f", None)
+
+
+def test_timings_are_kept_with_the_first_answer() -> None:
+    answers = (Completion([3], [-0.5], "b"), Completion([4], [-0.5], "c"))
+    outcome = outcome_of(JOB, [Output("", [1], answers, timings=Timings(1.5, 20.0, 2.5))], fingerprint="f")
+    timings = {"prefill_ms": 1.5, "decode_ms": 20.0, "ttft_ms": 2.5}
+    assert [entry.details for entry in outcome.completions] == [{"timings": timings}, None]
 
 
 def test_prompt_ids_are_kept_only_where_asked_for() -> None:
