@@ -21,6 +21,7 @@ from tests.integration.api.fakes import Worker
 from tests.integration.api.test_completions import BACKGROUND, CHAT
 
 VARYING = frozenset({"x-request-id", "date"})
+TOLD = ("id", "status", "priority", "metadata", "counts", "bytes")  # of an entry, that a request may change
 # Not a tenant's: models are everyone's, keys an administrator's.
 EVERYONES = frozenset({"/v1/models/{name:path}", "/v1/admin/keys/{key_id}"})
 # Of query parameters too: a wait or a stream begins before the job is looked at by the same code.
@@ -76,8 +77,8 @@ def kinds_of(path: str) -> list[str]:
     return {
         "job_id": ["completion", "chat", "response", "row"],
         "response_id": ["response"],
-        "batch_id": ["batch"],
-        "file_id": ["file", "output"],
+        "batch_id": ["batch", "running"],
+        "file_id": ["file", "output", "partial"],
     }[name]  # a new name: say here what it is the id of
 
 
@@ -110,17 +111,22 @@ def make(app: FastAPI, client: TestClient, worker: Worker) -> dict[str, str]:
         "response": created(client.post("/v1/responses", json={"model": "demo", "input": "hi", "background": True})),
     }
     file = created(client.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", b"{}\n")}))
-    inline = {"requests": [request_line(1)], "endpoint": "/v1/completions", "completion_window": "24h"}
-    batch = created(client.post("/v1/batches", json=inline))
+    inline = {"endpoint": "/v1/completions", "completion_window": "24h"}
+    batch = created(client.post("/v1/batches", json=inline | {"requests": [request_line(1)]}))
     [row] = Intake(app, worker).read(batch)
-    for job_id in [*map(parse_job_id, jobs.values()), row]:
+    running = created(client.post("/v1/batches", json=inline | {"requests": [request_line(1), request_line(2)]}))
+    [first, _] = Intake(app, worker).read(running)
+    for job_id in [*map(parse_job_id, jobs.values()), row, first]:
         worker.complete(worker.claim(job_id))
     output = client.get(f"/v1/batches/{batch}").json()["output_file_id"]
+    partial = client.get(f"/v1/batches/{running}").json()["partial_output_file_id"]
     return jobs | {
         "file": file,
         "batch": batch,
         "row": public_id("batch_req", row),
         "output": output,
+        "running": running,
+        "partial": partial,
     }
 
 
@@ -129,9 +135,10 @@ def told(answer: httpx.Response) -> tuple[int, dict[str, str], bytes]:
     return answer.status_code, {k: v for k, v in answer.headers.items() if k not in VARYING}, answer.content
 
 
-def shown_to(owner: Owned) -> list[bytes]:
-    """All that the owner sees in lists."""
-    return [owner.client.get(path).content for path in LISTS if path != "/v1/usage"]  # which tells the time
+def shown_to(owner: Owned) -> list[tuple[object, ...]]:
+    """What the owner sees in lists, but for progress, which tells the time."""
+    lists = [owner.client.get(path).json().get("data", []) for path in LISTS]
+    return [tuple(entry.get(name) for name in TOLD) for entries in lists for entry in entries]
 
 
 def asked(client: TestClient, method: str, path: str, id: str, query: dict[str, str]) -> httpx.Response:
@@ -177,9 +184,12 @@ def test_foreign_id_is_answered_as_an_unknown_one(owner: Owned, stranger: TestCl
 def test_list_shows_nothing_of_another_tenant(owner: Owned, stranger: TestClient, path: str) -> None:
     params = {"metadata[team]": "search"} if path == "/v1/chat/completions" else {}
     for query in ({}, params, {"limit": "1"}):
-        text = stranger.get(path, params=query).text
+        answer = stranger.get(path, params=query)
 
-        assert not [kind for kind, id in owner.ids.items() if id[-32:] in text]
+        assert not [kind for kind, id in owner.ids.items() if id[-32:] in answer.text]
+        body = answer.json()
+        if body["object"] == "list" and path != "/v1/models":
+            assert (body["data"], body["has_more"]) == ([], False)
 
 
 def test_owner_finds_all_it_has_in_the_lists(owner: Owned) -> None:
@@ -223,7 +233,7 @@ def test_foreign_id_elsewhere_is_answered_as_an_unknown_one(owner: Owned, strang
 def test_usage_and_queue_are_ones_own(owner: Owned, stranger: TestClient) -> None:
     mine, others = owner.client.get("/v1/usage").json(), stranger.get("/v1/usage").json()
 
-    assert (mine["jobs"]["completed"], others["jobs"]["total"], others["total_tokens"]) == (4, 0, 0)
+    assert (mine["jobs"]["completed"], others["jobs"]["total"], others["total_tokens"]) == (5, 0, 0)
 
 
 def test_same_idempotency_key_of_two_tenants_is_two(owner: Owned, stranger: TestClient) -> None:
