@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
 from models.errors import RequestError
 from models.requests import ENDPOINTS, known_fields, parse_request, stored_body
 from models.rules import asked_priority, deadline_of
+from models.strict_json import parse
 
 MAX_CUSTOM_ID_CHARS = 512
 BOM = b"\xef\xbb\xbf"
@@ -75,10 +74,7 @@ def parse_line(raw: bytes, *, resolve: Resolve, max_bytes: int, strict: bool = T
 def _decode(raw: bytes, max_bytes: int) -> dict[str, Any]:
     if len(raw) > max_bytes:
         raise RequestError("line_too_long", f"the line is longer than {max_bytes} bytes")
-    try:
-        line = orjson.loads(raw.removeprefix(BOM))
-    except orjson.JSONDecodeError:
-        raise RequestError("invalid_json", "the line is not valid JSON in UTF-8") from None
+    line = parse(raw.removeprefix(BOM))
     if not isinstance(line, dict):
         raise RequestError("invalid_json", "the line must be a JSON object")
     return line

@@ -73,7 +73,7 @@ BATCH = {"custom_id": "x", "method": "POST", "url": "/v1/completions", "body": {
         (b"[1]", "invalid_json", None),
         (b'{"prompt": "a"', "invalid_json", None),
         (b'{"prompt": NaN}', "invalid_json", None),
-        (b'{"prompt": "\\ud800"}', "invalid_json", None),
+        (b'{"prompt": "\\ud800"}', "invalid_unicode", None),
         (b'{"prompt": "\xff"}', "invalid_json", None),
         (b'{"prompt": "' + b"a" * 5000 + b'"}', "line_too_long", None),
         ({"custom_id": "x"}, "missing_required_parameter", "prompt"),
