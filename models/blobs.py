@@ -22,6 +22,7 @@ from models.errors import BlobsUnavailable, ConfigurationError, NotFound, Storag
 
 INCOMING = "incoming"  # in a folder, what is still being written; the same file system, so that a rename is enough
 MAX_AGE_SECONDS = 86_400.0  # of something still being written; older is what a killed process left
+BLOCK_BYTES = 8 << 20  # sent or fetched at once; S3 takes 5 MiB and more, s3fs's own 50 MiB are memory for nothing
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -78,7 +79,7 @@ class Blobs:
     def open(self, id: UUID) -> BinaryIO:
         """Open a blob for reading; it can seek. Raises NotFound, BlobsUnavailable."""
         with _errors():
-            return cast(BinaryIO, self._fs.open(self._path(id), "rb"))
+            return cast(BinaryIO, self._fs.open(self._path(id), "rb", block_size=BLOCK_BYTES))
 
     def delete(self, id: UUID) -> None:
         """Remove a blob; one that is not there is fine."""
@@ -143,7 +144,7 @@ class _ObjectWriter(BlobWriter):
     def __init__(self, fs: Any, path: str) -> None:  # noqa: ANN401 - fsspec has no types
         self._fs, self._path = fs, path
         with _errors():
-            self._file = fs.open(path, "wb")
+            self._file = fs.open(path, "wb", block_size=BLOCK_BYTES)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         with _errors():

@@ -58,3 +58,13 @@ def test_missing_model_is_said_once(home: Path, capsys: pytest.CaptureFixture[st
     assert status == 1
     wrong = [line for line in lines.values() if "wrong" in line]
     assert wrong == [f"model wrong there is no model folder at {home}/none"]
+
+
+def test_file_storage_that_was_named_is_tried(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "file").write_text("no folder")
+
+    assert "ok" in examined(home, capsys, device="cpu")[1]["files"]
+    assert "ok" in examined(home, capsys, device="cpu", blob_url=str(home / "blobs"))[1]["files"]
+    status, lines = examined(home, capsys, device="cpu", blob_url=str(home / "file" / "blobs"))
+    assert status == 1
+    assert "wrong the file storage of BATCHMILL_BLOB_URL cannot be written" in lines["files"]
