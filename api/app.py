@@ -71,7 +71,7 @@ def app_from_environment() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Publisher and housekeeper run while the service does; the database is the caller's or ends with the process."""
     services: Services = app.state.services
-    housekeeper = Housekeeper(services.files, services.blobs)
+    housekeeper = Housekeeper(services.files, services.blobs, services.store)
     services.broker.start()
     housekeeper.start()
     yield

@@ -1,4 +1,4 @@
-"""A thread that clears away files whose time is over and what killed uploads left behind."""
+"""A thread that clears away what is over: files, what killed uploads left behind, idempotency keys."""
 
 import logging
 import threading
@@ -6,19 +6,21 @@ import threading
 from models.blobs import Blobs
 from models.errors import BatchmillError
 from models.file_store import FileStore
+from models.store import Store
 
 log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 600.0
 STOP_SECONDS = 5.0
 ROWS_AT_ONCE = 100  # files a transaction
+KEYS_AT_ONCE = 10_000
 
 
 class Housekeeper:
     """Several services may do this at once: each takes other rows."""
 
-    def __init__(self, files: FileStore, blobs: Blobs) -> None:
-        self._files, self._blobs = files, blobs
+    def __init__(self, files: FileStore, blobs: Blobs, store: Store) -> None:
+        self._files, self._blobs, self._store = files, blobs, store
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeper", daemon=True)
 
@@ -44,12 +46,18 @@ class Housekeeper:
                 break
         return num_files
 
+    def forget_keys(self) -> None:
+        """Delete the keys of requests that are not repeated any more."""
+        while not self._stopping.is_set() and self._store.forget_keys(KEYS_AT_ONCE) == KEYS_AT_ONCE:
+            pass
+
     def _run(self) -> None:
         while True:
             try:
                 num_files, num_abandoned = self.clear(), self._blobs.remove_abandoned()
+                self.forget_keys()
             except BatchmillError as error:  # the next round may find the database or the storage back
-                log.warning("cannot clear away old files: %s", error, extra={"action": "housekeeping_failed"})
+                log.warning("cannot clear away what is over: %s", error, extra={"action": "housekeeping_failed"})
             else:
                 if num_files or num_abandoned:
                     extra = {"action": "files_cleared", "num_files": num_files, "num_abandoned": num_abandoned}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, or_, select, tuple_
+from sqlalchemy import Connection, Row, delete, or_, select, tuple_
 
 from models import dialects
-from models.columns import is_one_of
+from models.columns import from_now, is_one_of
 from models.errors import IdempotencyKeyReused
 from models.records import NewBatch, NewJob
 from models.status import Status
@@ -86,6 +86,17 @@ def remember(connection: Connection, wanted: Sequence[Keyed]) -> list[UUID | Ide
     again = [writers[place] for place, row in held.items() if row.job_id in gone]
     kept |= _take(connection, again, max_age_seconds=0.0)
     return [_found(one, writers[one.place], held.get(one.place) if one.place not in kept else None) for one in wanted]
+
+
+def forget(connection: Connection, limit: int) -> int:
+    """Delete keys whose time is over; returns how many. A repetition may come up to that moment, and none after it."""
+    is_over = or_(
+        idempotency.c.created_at <= from_now(-KEPT_SECONDS),
+        idempotency.c.key.startswith(HIDDEN, autoescape=True) & (idempotency.c.created_at <= from_now(-RETRY_SECONDS)),
+    )
+    old = select(idempotency.c.tenant, idempotency.c.key).where(is_over).limit(limit).with_for_update(skip_locked=True)
+    place = tuple_(idempotency.c.tenant, idempotency.c.key)
+    return connection.execute(delete(idempotency).where(place.in_(old))).rowcount
 
 
 def _found(one: Keyed, writer: Keyed, row: Row[Any] | None) -> UUID | IdempotencyKeyReused | None:

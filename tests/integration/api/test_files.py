@@ -268,7 +268,7 @@ def test_expired_files_are_cleared_away(client: TestClient, services: Services, 
     new_batch(BatchStore(services.database), input_file_id=in_use)
     assert error_of(client.get(f"/v1/files/file-{expired.id.hex}"))[:2] == (404, "not_found")
 
-    assert Housekeeper(services.files, services.blobs).clear() == 1
+    assert Housekeeper(services.files, services.blobs, services.store).clear() == 1
     assert {path.name for path in blobs_in(settings)} == {str(in_use), str(parse_file_id(kept))}
 
 

@@ -17,9 +17,11 @@ from models import dialects
 from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
+from models.idempotency import by_key
 from models.records import JobRecord, Reaped
 from models.status import FINAL, BatchStatus, Status
 from models.store import Store
+from models.submitting import Submission, Submitted
 from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
 
 ROOT = Path(__file__).parents[3]
@@ -178,11 +180,10 @@ def counts_agree(batches: BatchStore, batch_id: UUID, rows: Sequence[JobRecord])
 
 def test_a_key_sent_by_several_at_once_makes_one_job(store: Store, database_url: str) -> None:
     jobs = new_jobs(8)
-    results: list[tuple[UUID, bool]] = []
+    once = by_key("k", "/v1/completions", b"1")
+    results: list[Submitted] = []
     threads = [
-        threading.Thread(
-            target=lambda job=job: results.append(store.submit_once(job, key="k", path="p", body_hash=b"1"))
-        )
+        threading.Thread(target=lambda job=job: results.extend(store.submit_all([Submission(job, once)])))
         for job in jobs
     ]
     for thread in threads:

@@ -138,6 +138,19 @@ def test_retry_finds_its_own_tenants_job_alone(store: Store) -> None:
     assert not other.replayed
 
 
+def test_keys_are_deleted_when_their_time_is_over(store: Store, database: Database) -> None:
+    submit(store, key("k"), first_try())
+    assert store.forget_keys(10) == 0
+    grow_old(database, RETRY_SECONDS + 1)
+    assert store.forget_keys(10) == 1
+    assert one(store, key("k")).replayed
+    grow_old(database, KEPT_SECONDS + 1)
+    submit(store, key("new"))
+
+    assert [store.forget_keys(10), store.forget_keys(10)] == [1, 0]
+    assert one(store, key("new")).replayed
+
+
 def test_users_cannot_send_the_key_of_a_retry() -> None:
     assert not first_try().key.isprintable()
     assert first_try().is_hidden

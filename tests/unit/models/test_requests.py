@@ -235,7 +235,12 @@ def test_tier_is_a_priority_unless_one_is_given(fields: dict[str, Any], priority
 def test_deadline_is_a_moment_or_a_time_to_live() -> None:
     now = datetime.now(UTC)
     soon = now.replace(microsecond=0) + timedelta(hours=1)
-    asked = [{"deadline_at": soon.timestamp()}, {"deadline_at": soon.isoformat()}, {"ttl": 60}, {}]
+    asked: list[dict[str, Any]] = [
+        {"deadline_at": soon.timestamp()},
+        {"deadline_at": soon.isoformat()},
+        {"ttl": 60},
+        {},
+    ]
     found = [deadline_of(parse_request(COMPLETIONS, {"prompt": "a"} | fields), now) for fields in asked]
     assert found == [soon, soon, now + timedelta(seconds=60), None]
 
