@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,13 @@ def worker(database: Database) -> Iterator[Worker]:
 @pytest.fixture
 def server(app: FastAPI) -> Iterator[httpx.Client]:
     """A real server on a free port, for what a test client cannot show: hanging up, slow bodies."""
+    with serving(app) as url, httpx.Client(base_url=url, timeout=10) as client:
+        yield client
+
+
+@contextmanager
+def serving(app: FastAPI) -> Iterator[str]:
+    """Serve an application while the block lasts; the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
         service = uvicorn.Server(config)
@@ -75,7 +83,8 @@ def server(app: FastAPI) -> Iterator[httpx.Client]:
         thread.start()
         while not service.started:
             time.sleep(0.01)
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=10) as client:
-            yield client
-        service.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            service.should_exit = True
+            thread.join()
