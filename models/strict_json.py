@@ -23,7 +23,7 @@ def parse(raw: bytes) -> object:
             raise RequestError("invalid_unicode", "the text holds half of a surrogate pair") from None
         raise RequestError("invalid_json", f"this is not valid JSON: {error.msg}") from None
     # orjson keeps the last of equal keys and says nothing. Each pair in the text has a colon, so when the text has no
-    # more of them than what was read, nothing was dropped; else (one in a hundred texts) a slow reader looks again.
+    # more of them than what was read, nothing was dropped; else, or where colons may be escaped, a slow reader looks.
     try:
         if b"\\u003" in raw or raw.count(b":") != _num_colons(value):
             json.loads(raw, object_pairs_hook=_unique)
