@@ -9,6 +9,7 @@ import schemathesis
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -48,7 +49,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> 
 
 def hold_to_the_document(operation: Any, settings: hypothesis_settings) -> None:  # noqa: ANN401 (it ships no types)
     @settings
-    @given(case=operation.as_strategy())
+    @given(case=operation.as_strategy() | operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
     def check(case: Any) -> None:  # noqa: ANN401 (likewise)
         ask_a_model_that_is_there(case.body)
         case.call_and_validate(checks=CHECKS)
