@@ -93,7 +93,8 @@ class Decoder(Part):
             self._staging.remove(order.job_ids)
             for job_id in order.job_ids:
                 self._forget(str(job_id))
-                if order.outcome is not None and (row := self._ledger.end(job_id)) is not None:
+                row = self._ledger.row(job_id)
+                if order.outcome is not None and row is not None and self._ledger.end(row):
                     self._finish(FinishedRow(row, order.outcome))
             order.done.set()
 
@@ -114,10 +115,19 @@ class Decoder(Part):
             return
         for entry in self._staging.take(free):
             if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
-                assembly = self._jobs.setdefault(str(entry.row.job.id), Assembly(entry.row))
-                assembly.running.add(entry.request_id)
+                self._assembly(entry.row).running.add(entry.request_id)
                 self._engine.add(entry.sequence)
         self._on_room()
+
+    def _assembly(self, row: Row) -> Assembly:
+        """The job's place among those being decoded, which a former claim of it may hold still."""
+        key = str(row.job.id)
+        known = self._jobs.get(key)
+        if known is not None and known.row is row:
+            return known
+        self._forget(key)
+        self._jobs[key] = Assembly(row)
+        return self._jobs[key]
 
     def _publish_deltas(self) -> None:
         """Pass on what is new of jobs that stream."""
@@ -138,8 +148,8 @@ class Decoder(Part):
             outcome = assembly.take(output, fingerprint=self._engine.info.fingerprint)
             if outcome is None:
                 continue
-            if not assembly.is_single:
-                self._staging.remove({assembly.row.job.id})
             self._forget(key)
-            self._ledger.end(assembly.row.job.id)
-            self._finish(FinishedRow(assembly.row, outcome))
+            if self._ledger.end(assembly.row):  # else the job was claimed anew, or is nobody's here
+                if not assembly.is_single:
+                    self._staging.remove({assembly.row.job.id})
+                self._finish(FinishedRow(assembly.row, outcome))

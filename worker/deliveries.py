@@ -59,13 +59,25 @@ class FinishedRow:
     outcome: Outcome
 
 
+@dataclass(slots=True)
+class _Held:
+    """A row in our hands, and the message it came with."""
+
+    row: Row
+    delivery: Delivery
+    has_ended: bool = False  # its outcome is on its way to the database
+
+
 class Ledger:
-    """The rows this worker holds, by job id. Safe to use from every thread."""
+    """The rows this worker holds, by job id. Safe to use from every thread.
+
+    A job may be claimed anew while something of its former claim is still on its way, after a lost lease: then that
+    former row is nobody's, and what is said of it changes nothing.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: dict[UUID, tuple[Row, Delivery]] = {}
-        self._ended: set[UUID] = set()
+        self._held: dict[UUID, _Held] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -73,20 +85,21 @@ class Ledger:
     def row(self, job_id: UUID) -> Row | None:
         """The row held for a job, or None."""
         held = self._held.get(job_id)
-        return held[0] if held else None
+        return held.row if held else None
 
-    def end(self, job_id: UUID) -> Row | None:
-        """Note that an outcome is on its way for a job, and give its row; None for one that is not open any more."""
+    def end(self, row: Row) -> bool:
+        """Note that an outcome is on its way for a row; False: it is not open any more."""
         with self._lock:
-            row = self.row(job_id)
-            if row is None or job_id in self._ended:
-                return None
-            self._ended.add(job_id)
-            return row
+            held = self._held.get(row.job.id)
+            if held is None or held.row is not row or held.has_ended:
+                return False
+            held.has_ended = True
+            return True
 
     def is_open(self, row: Row) -> bool:
         """Whether a row is held still, by this claim of it, and nothing has ended it."""
-        return self.row(row.job.id) is row and row.job.id not in self._ended
+        held = self._held.get(row.job.id)
+        return held is not None and held.row is row and not held.has_ended
 
     def ids(self) -> list[UUID]:
         """Every job held."""
@@ -100,23 +113,29 @@ class Ledger:
             delivery.num_open += len(taken)
             return taken
 
-    def hold(self, delivery: Delivery, taken: Sequence[UUID], rows: Sequence[Row]) -> bool:
-        """Note which of the ids taken were claimed; the others are done, cancelled or held elsewhere. Returns whether
-        the delivery is done with that."""
+    def hold(self, delivery: Delivery, taken: Sequence[UUID], rows: Sequence[Row]) -> list[Delivery]:
+        """Note which of the ids taken were claimed; the others are done, cancelled or held elsewhere. Returns the
+        deliveries that are done with that: this one, or those of former claims of the same jobs."""
         with self._lock:
-            self._held.update((row.job.id, (row, delivery)) for row in rows)
+            done = [*filter(None, [self._remove(row.job.id) for row in rows])]
+            self._held.update((row.job.id, _Held(row, delivery)) for row in rows)
             delivery.num_open -= len(taken) - len(rows)
-            return delivery.is_done
+            return [*done, delivery] if delivery.is_done else done
 
     def let_go(self, job_ids: Iterable[UUID]) -> list[Delivery]:
         """Forget rows; return the deliveries whose last row this was."""
-        done = []
         with self._lock:
-            for job_id in job_ids:
-                self._ended.discard(job_id)
-                _, delivery = self._held.pop(job_id, (None, None))
-                if delivery is not None:
-                    delivery.num_open -= 1
-                    if delivery.is_done:
-                        done.append(delivery)
-        return done
+            return [*filter(None, map(self._remove, job_ids))]
+
+    def let_go_of(self, rows: Iterable[Row]) -> list[Delivery]:
+        """Forget rows where it is these that are held; return the deliveries whose last row this was."""
+        with self._lock:
+            return [*filter(None, [self._remove(row.job.id) for row in rows if self.row(row.job.id) is row])]
+
+    def _remove(self, job_id: UUID) -> Delivery | None:
+        """Take a row out; gives its delivery where that is done now."""
+        held = self._held.pop(job_id, None)
+        if held is None:
+            return None
+        held.delivery.num_open -= 1
+        return held.delivery if held.delivery.is_done else None

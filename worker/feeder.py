@@ -72,7 +72,7 @@ class Feeder(Part):
 
     def unprepared(self) -> set[UUID]:
         """Jobs claimed and not yet staged, once stopped."""
-        return {row.job.id for row in self._claimed}
+        return {row.job.id for row in [*self._claimed]}
 
     def deliver(self, delivery: Delivery) -> None:
         """Take a message from the hub thread: no I/O here."""
@@ -141,8 +141,7 @@ class Feeder(Part):
         for delivery, ids in portions:
             mine = [claimed.pop(job_id) for job_id in ids if job_id in claimed]  # an id may stand in two messages
             rows += mine
-            if self._ledger.hold(delivery, ids, mine):
-                done.append(delivery)
+            done += self._ledger.hold(delivery, ids, mine)
         with self._lock:
             self._num_waiting -= sum(len(ids) for _, ids in portions)
         self._on_accepted([delivery for delivery, _ in portions])
@@ -178,5 +177,6 @@ class Feeder(Part):
             outcome = failed(row.job, "internal_row_error", "the prompt could not be prepared", request_id=request_id)
         else:
             return prepared
-        self._finish(FinishedRow(row, outcome))
+        if self._ledger.end(row):  # else it was cancelled meanwhile
+            self._finish(FinishedRow(row, outcome))
         return []

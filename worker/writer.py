@@ -45,7 +45,7 @@ class Writer(Part):
         while not (self._stopping.is_set() and self._finished.empty()):
             group = self._take()
             if group and self._commit_until_done(group):
-                self._on_finished(self._ledger.let_go(finished.row.job.id for finished in group))
+                self._on_finished(self._ledger.let_go_of(finished.row for finished in group))
 
     def _take(self) -> list[FinishedRow]:
         try:

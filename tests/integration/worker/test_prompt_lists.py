@@ -149,6 +149,23 @@ def test_list_claimed_again_is_answered_once(sqlite: Database) -> None:
     assert (job.attempt, [entry.text for entry in job.completions]) == (2, ["a", "b", "c"])
 
 
+@pytest.mark.parametrize("prompts", [["a"], ["a", "b", "c"]])
+def test_job_claimed_again_while_its_former_claim_is_decoded(sqlite: Database, prompts: list[str]) -> None:
+    """Rows claimed just as the lease was lost are entered after the keeper has dropped all it knew of."""
+    engine = GatedEngine()
+    with Workbench(sqlite, engine) as bench:
+        [job_id] = bench.submit({"prompt": prompts})
+        wait_until(lambda: engine.num_live == min(len(prompts), 2))
+        bench.claims.release(bench.lease.worker_id)
+        bench.lease.begin_again()
+        bench.feeder.deliver(Delivery([job_id]))
+        wait_until(lambda: bench.store.statuses([job_id])[job_id] is Status.IN_PROGRESS)
+        engine.gate.set()
+        job = bench.result(job_id)
+        wait_until(lambda: not engine.has_work and not len(bench.ledger))
+    assert (job.attempt, [entry.text for entry in job.completions]) == (2, prompts)
+
+
 def _lose_lease(bench: Workbench, job_id: UUID) -> None:
     bench.decoder.drop({job_id})
     bench.ledger.let_go([job_id])
