@@ -5,6 +5,9 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from redis import Redis
+
+from models.feed import feed_key
 from models.ids import uuid7
 from models.records import NewJob
 from models.status import Status
@@ -77,6 +80,31 @@ def test_sleeping_workers_rows_go_to_another_and_its_late_results_are_refused(st
     jobs = station.store.jobs(ids + more)
     assert {(len(job.completions), job.suspicion) for job in jobs} == {(1, 0)}
     wait_until(lambda: len(station.store.workers()) == 2)  # the sleeper is back, as a new incarnation
+
+
+def test_list_that_was_begun_in_part_is_given_back_at_shutdown(sqlite_station: Station) -> None:
+    """What runs is finished; of a list most has not begun, so all of it goes back, and nobody is to blame."""
+    worker = sqlite_station.start_worker(model="demo", BATCHMILL_ROWS="2")
+    [running] = submit(sqlite_station, 1, max_tokens=240)
+    some = {"max_tokens": 240, "ignore_eos": True, "seed": 1, "stream": True}
+    listed = NewJob(uuid7(), "demo", "/v1/completions", {"prompt": ["os.path:"] * 40, **some})
+    sqlite_station.store.submit([listed])
+    relay(sqlite_station.app, sqlite_station.store)
+    with Redis.from_url(sqlite_station.redis_url) as redis:
+        wait_until(lambda: redis.xlen(feed_key(listed.id)), 60)  # its first prompt is being answered
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert sqlite_station.store.statuses([running, listed.id]) == {
+        running: Status.COMPLETED,
+        listed.id: Status.QUEUED,
+    }
+    assert sqlite_station.store.workers() == []
+
+    sqlite_station.start_worker(model="demo", BATCHMILL_ROWS="64")
+    wait_until(lambda: count(sqlite_station, [listed.id])[Status.COMPLETED], 60)
+    [job] = sqlite_station.store.jobs([listed.id])
+    assert (job.attempt, job.suspicion, len(job.completions)) == (2, 0, 40)
+    assert len({completion.text for completion in job.completions}) == 1  # the first attempt left nothing behind
 
 
 def test_second_attempt_gives_the_same_tokens(sqlite_station: Station) -> None:
