@@ -9,6 +9,7 @@ from sqlalchemy import JSON, ColumnElement, Connection, Select, and_, cast, func
 
 from models.columns import constant
 from models.errors import NotFound
+from models.packing import clean_text
 from models.records import BatchRecord, ErrorCount
 from models.rows import batch_record
 from models.status import BatchStatus, Status
@@ -73,11 +74,11 @@ def _beyond(connection: Connection, tenant: str, after: UUID) -> ColumnElement[b
 
 
 def _has_pair(connection: Connection, key: str, value: str) -> ColumnElement[bool]:
-    """Whether the metadata holds this pair."""
+    """Whether the metadata holds this pair, as it was stored: clean."""
     if connection.dialect.name == "postgresql":
         pairs = func.json_each_text(cast(batches.c.metadata, JSON))
     else:
         pairs = func.json_each(batches.c.metadata)
     pair = pairs.table_valued("key", "value", name="pair")
-    found: Select[Any] = select(pair.c.key).where(pair.c.key == key, pair.c.value == value)
+    found: Select[Any] = select(pair.c.key).where(pair.c.key == clean_text(key), pair.c.value == clean_text(value))
     return found.exists()

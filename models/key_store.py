@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, insert, or_, select, tuple_, update
 from models.columns import from_now, now
 from models.database import Database
 from models.errors import NotFound
-from models.keys import check_tenant, new_key, parse_key
+from models.keys import check_tenant, is_key_id, new_key, parse_key
 from models.records import KeyRecord
 from models.tables import api_keys
 
@@ -42,7 +42,7 @@ class KeyStore:
         query = select(api_keys).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()).limit(limit)
         with self.database.read() as connection:
             if after is not None:
-                last = _by_id(connection, after)
+                last = _by_id(connection, after) if is_key_id(after) else None
                 if last is None:
                     raise NotFound
                 place = (api_keys.c.created_at, api_keys.c.id)
@@ -58,7 +58,7 @@ class KeyStore:
             connection.execute(update(api_keys).where(this).values(revoked_at=now()))
             return _by_id(connection, id)
 
-        row = self.database.write(work)
+        row = self.database.write(work) if is_key_id(id) else None  # PostgreSQL takes no NUL
         return None if row is None else _record(row)
 
     def find(self, id: str) -> KeyRecord | None:

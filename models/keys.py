@@ -12,7 +12,8 @@ from models.errors import RequestError
 SECRET_BYTES = 32  # 256 bits that nobody can guess: a plain hash of them is safe, and quick at each request
 ID_CHARS = 8
 _ID_ALPHABET = string.ascii_lowercase + string.digits
-_FORM = re.compile(r"bm_([a-z0-9]{8})_[A-Za-z0-9_-]{43}")
+_ID = r"[a-z0-9]{8}"
+_FORM = re.compile(rf"bm_({_ID})_[A-Za-z0-9_-]{{43}}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NO_DIGEST = bytes(hashlib.sha256().digest_size)
 
@@ -35,6 +36,11 @@ def parse_key(text: str) -> PresentedKey | None:
     """Read what a caller sent; None where it cannot be a key, whatever is stored."""
     match = _FORM.fullmatch(text)
     return None if match is None else PresentedKey(match[1], hashlib.sha256(text.encode()).digest())
+
+
+def is_key_id(text: str) -> bool:
+    """Whether this can be the id of a key."""
+    return re.fullmatch(_ID, text) is not None
 
 
 def matches(presented: PresentedKey, digest: bytes | None) -> bool:

@@ -45,6 +45,8 @@ _CODES = {
     "messages": "invalid_messages",
     "input": "invalid_messages",
     "deadline_at": "invalid_deadline",
+    "completion_window": "invalid_completion_window",
+    "endpoint": "invalid_endpoint",
     "metadata": "invalid_metadata",
     "logit_bias": "invalid_logit_bias",
 }

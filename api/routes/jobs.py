@@ -33,7 +33,6 @@ from models.status import FINAL, Status
 router = APIRouter()
 
 ACCEPTED = 202
-MAX_PAIRS = 16  # of metadata in a filter, as in a job
 END_OF_TIME = 253_402_300_799  # seconds since 1970 at the end of the year 9999, the last that a date can have
 
 Include = Annotated[
@@ -181,8 +180,6 @@ def _check(wanted: JobFilter) -> None:
     """Refuse what no list can be narrowed by."""
     if wanted.endpoint is not None and wanted.endpoint not in ENDPOINTS:
         raise RequestError("invalid_endpoint", f"endpoint must be one of {', '.join(ENDPOINTS)}", param="endpoint")
-    if len(wanted.metadata) > MAX_PAIRS:
-        raise RequestError("invalid_metadata", f"metadata can filter by {MAX_PAIRS} pairs at most", param="metadata")
     if wanted.metadata and wanted.batch_id is not None:
         raise RequestError("invalid_value", "metadata finds jobs outside batches: leave batch_id out", param="metadata")
 

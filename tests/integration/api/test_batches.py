@@ -208,6 +208,7 @@ def test_finished_batch_cannot_be_cancelled(client: TestClient, intake: Intake, 
     [
         ({"endpoint": "/v1/embeddings"}, (400, "invalid_endpoint", "endpoint")),
         ({"completion_window": "1y"}, (400, "invalid_completion_window", "completion_window")),
+        ({"completion_window": 24}, (400, "invalid_completion_window", "completion_window")),
         ({"input_file_id": "file-018f0000000070008000000000000001"}, (404, "not_found", None)),
         ({"input_file_id": "../../etc/passwd"}, (404, "not_found", None)),
         ({"metadata": {"k" * 65: "v"}}, (400, "invalid_metadata", "metadata")),

@@ -77,6 +77,8 @@ def test_batches_are_listed_by_status_and_metadata(batches: BatchStore) -> None:
     assert set(ids(batches, metadata={"run": "night"})) == {night, both}
     assert ids(batches, metadata={"run": "night", "user": "x"}) == [both]
     assert ids(batches, metadata={'a"$.b': "\N{REPLACEMENT CHARACTER}"}) == [night]
+    assert ids(batches, metadata={'a"$.b': "\0"}) == [night]
+    assert ids(batches, metadata={"\0": "x"}) == []
     assert ids(batches, metadata={"run": "x"}) == []
     assert plain in ids(batches)
 

@@ -46,6 +46,15 @@ def test_key_is_found_until_it_is_revoked(keys: KeyStore) -> None:
     assert keys.revoke("nothing1") is None
 
 
+@pytest.mark.parametrize("id", ["\0", "a\0bcdefg", "", "x" * 9000, "ABCDEFGH"])
+def test_what_is_no_id_of_a_key_names_none(keys: KeyStore, id: str) -> None:
+    keys.create("team")
+
+    assert keys.revoke(id) is None
+    with pytest.raises(NotFound):
+        keys.list(after=id)
+
+
 def test_key_is_found_until_it_expires(keys: KeyStore, database: Database) -> None:
     _, record = keys.create("team", lasts=timedelta(hours=1))
     assert keys.find(record.id) == record
