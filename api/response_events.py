@@ -2,7 +2,8 @@
 
 An event's number is a function of the text alone: a piece of it has the number of its last character. So whoever has
 read up to number N goes on behind it, from the feed or from the table, at any process, after any loss. Numbers rise
-and are not dense. Knows neither FastAPI nor where pieces come from.
+and are not dense. Where a row was answered anew in float32 the committed text may be shorter than what was sent of
+the first: its end then comes behind that. Knows neither FastAPI nor where pieces come from.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ class ResponseEvents:
         self._job = job
         self._body = response_body
         self._last = starting_after
+        self._last_piece = BEFORE_ALL  # that was sent here
         self._item_id = public_id("message", job.id)
         self._num_top = job.body.get("top_logprobs") or 0
 
@@ -66,7 +68,7 @@ class ResponseEvents:
         yield from self._event(PART_ADDED, "content_part.added", self._place() | {"part": part})
 
     def _piece(self, piece: Delta) -> Iterator[bytes]:
-        number = PART_ADDED + piece.offset + len(piece.text)
+        number = self._last_piece = PART_ADDED + piece.offset + len(piece.text)
         delta = {"delta": piece.text, "logprobs": piece_logprobs(piece, self._num_top)}
         yield from self._event(number, "output_text.delta", self._place() | delta)
 
@@ -75,12 +77,18 @@ class ResponseEvents:
         body = self._body(job)
         [message] = body["output"]
         [part] = message["content"]
-        last = PART_ADDED + len(part["text"])
+        last = self._end_of(part["text"])
         text = {"text": part["text"], "logprobs": part.get("logprobs") or []}
         yield from self._event(last + TEXT_DONE, "output_text.done", self._place() | text)
         yield from self._event(last + PART_DONE, "content_part.done", self._place() | {"part": part})
         yield from self._event(last + ITEM_DONE, "output_item.done", {"output_index": 0, "item": message})
         yield from self._event(last + ENDED, str(body["status"]), {"response": body})
+
+    def _end_of(self, text: str) -> int:
+        """The number behind which a text is done; where the listener was sent more than all of it, that one's."""
+        last = PART_ADDED + len(text)
+        has_more = self._last_piece > last or self._last > last + ENDED
+        return self._last if has_more else last
 
     def _place(self) -> Json:
         return {"item_id": self._item_id, "output_index": 0, "content_index": 0}

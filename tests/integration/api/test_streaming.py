@@ -112,6 +112,46 @@ def test_response_is_streamed_by_the_clients_helper(openai_client: OpenAI, worki
         assert stream.get_final_response().output_text == TEXT
 
 
+@pytest.mark.parametrize("committed", ["Hi", "Hello, worms, and what lives with them"])
+def test_response_that_changed_meanwhile_ends_as_it_was_committed(
+    openai_client: OpenAI, working: Callable[[Work], Any], committed: str
+) -> None:
+    """A row whose scores are no numbers is answered anew in float32, after some of it was streamed."""
+    sent, heard, events = "".join(PIECES), "", []
+    with working(changing_to(committed, was_heard := threading.Event())):
+        for event in openai_client.responses.create(**RESPONSE, stream=True):
+            events.append(event)
+            heard += event.delta if event.type == "response.output_text.delta" else ""
+            if heard == sent:
+                was_heard.set()
+
+    assert heard == sent + committed[len(sent) :]
+    assert events[-1].type == "response.completed"
+    assert events[-1].response.output_text == committed
+
+
+def test_completion_that_became_shorter_ends(openai_client: OpenAI, working: Callable[[Work], Any]) -> None:
+    sent, heard = "".join(PIECES), ""
+    with working(changing_to("Hi", was_heard := threading.Event())):
+        for chunk in openai_client.completions.create(**BODY, stream=True):
+            heard += chunk.choices[0].text
+            if heard == sent:
+                was_heard.set()
+
+    assert (heard, chunk.choices[0].finish_reason) == (sent, "stop")
+
+
+def changing_to(committed: str, was_heard: threading.Event) -> Work:
+    """Publish some of an answer, and commit another once that was heard."""
+
+    def work(worker: Worker, job: ClaimedJob, feed: Publisher) -> None:
+        feed.say(*PIECES)
+        was_heard.wait(5)
+        worker.complete(job, committed)
+
+    return work
+
+
 @pytest.mark.parametrize("seen", [1, 2, 4, 6, 7])
 def test_response_in_the_background_is_resumed(
     openai_client: OpenAI, working: Callable[[Work], Any], seen: int

@@ -63,6 +63,19 @@ def test_ids_of_an_answer_are_told_from_an_echoed_prompts_tokens(published: list
     assert [token_id for new in known for token_id in new.token_ids] == IDS[num_echoed:]
 
 
+@given(st.text(max_size=20), st.integers(0, 20), st.integers(0, 20))
+def test_other_text_than_was_published_goes_on_at_its_place(text: str, num_tokens: int, num_ids: int) -> None:
+    """A row that was answered anew in float32 may say less, more or something else: nothing is told twice."""
+    progress = Progress(with_ids=True)
+    ids = list(range(num_ids))
+    tokens = [{"token": "x", "logprob": -1.0, "offset": place, "top": []} for place in range(num_tokens)]
+    progress.take(Delta(0, 0, text, 0, tokens, ids))
+
+    new = progress.rest(COMMITTED) or Delta(0, len(text), "")
+
+    assert (new.text, [*new.tokens], [*new.token_ids]) == (TEXT[len(text) :], TOKENS[num_tokens:], IDS[num_ids:])
+
+
 def test_choices_are_told_apart() -> None:
     progress = Progress()
     progress.take(Delta(0, 0, "one"))
