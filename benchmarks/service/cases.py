@@ -219,8 +219,12 @@ def _plain_tokens(port: int, work: Sequence[Work]) -> float:
         ) as client:
             bodies = [{"prompt": item.prompt, "max_tokens": item.num_new_tokens} for item in work]
             answers = await asyncio.gather(*(client.post("/generate", json=body) for body in bodies))
-            for answer in answers:
-                while (await client.get(f"/generate/{answer.json()['id']}")).json()["status"] != "SUCCESS":
+            waiting = [answer.json()["id"] for answer in answers]
+            while waiting:  # the oldest first, as they finish in that order
+                looks = await asyncio.gather(*(client.get(f"/generate/{task}") for task in waiting[:CONNECTIONS]))
+                done = sum(look.json()["status"] == "SUCCESS" for look in looks)
+                waiting = waiting[done:]
+                if not done:
                     await asyncio.sleep(0.02)
 
     began = time.perf_counter()
