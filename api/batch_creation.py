@@ -132,12 +132,15 @@ def _blocks(lines: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _failed_lines(services: Services, batch: BatchRecord) -> Iterator[bytes]:
-    """The lines of the input whose rows failed, as they were sent. Memory is a page of rows."""
+    """The lines of the input whose rows failed, as they were sent. Memory is a page of rows.
+
+    Raises Conflict where the input is gone, and NotFound where the batch is deleted meanwhile, and its rows with it.
+    """
     gone = Conflict("input_file_gone", "the input of the batch is not there any more, and its lines with it")
     if batch.input_file_id is None:
         raise gone
     wanted = _failed_numbers(services, batch.id)
-    number = next(wanted, None)
+    number, num_found = next(wanted, None), 0
     try:
         file = services.blobs.open(batch.input_file_id)
     except NotFound:
@@ -145,10 +148,12 @@ def _failed_lines(services: Services, batch: BatchRecord) -> Iterator[bytes]:
     with file:
         for place, line in enumerate(file, start=1):
             if number is None:
-                return
+                break
             if place == number:
                 yield line if line.endswith(b"\n") else line + b"\n"
-                number = next(wanted, None)
+                number, num_found = next(wanted, None), num_found + 1
+    if num_found < batch.num_failed:
+        raise NotFound
 
 
 def _failed_numbers(services: Services, batch_id: UUID) -> Iterator[int]:

@@ -13,6 +13,7 @@ import orjson
 
 from api.rendering import Json, error_line, output_line
 from models.batch_store import BatchStore
+from models.errors import NotFound
 from models.records import BatchRecord, JobRecord
 from models.status import FINAL_BATCH, Status
 
@@ -47,19 +48,28 @@ class BatchFile:
         return sum(number for _, number in self._parts())
 
     def chunks(self) -> Iterator[bytes]:
-        """The file's bytes. Reads the database: to be iterated on a thread."""
-        render = output_line if self.is_output else error_line
-        parts = [_lines(self.batches, self.batch.id, status, render) for status, number in self._parts() if number]
+        """The file's bytes. Reads the database: to be iterated on a thread.
+
+        Raises NotFound, at the latest at the end, where the batch is deleted meanwhile: what came must not look whole.
+        """
         gathered: list[bytes] = []
-        num_bytes = 0
-        for _, line in merge(*parts):  # line numbers differ, so that texts are never compared
+        num_bytes = num_lines = 0
+        for line in self._all_lines():
+            num_lines += 1
             gathered.append(line)
             num_bytes += len(line)
             if num_bytes >= CHUNK_BYTES:
                 yield b"".join(gathered)
                 gathered, num_bytes = [], 0
+        if num_lines < self.num_lines:  # a row that is final stays so: there may be more by now, and never fewer
+            raise NotFound
         if gathered:
             yield b"".join(gathered)
+
+    def _all_lines(self) -> Iterator[bytes]:
+        render = output_line if self.is_output else error_line
+        parts = [_lines(self.batches, self.batch.id, status, render) for status, number in self._parts() if number]
+        return (line for _, line in merge(*parts))  # line numbers differ, so that texts are never compared
 
     def _parts(self) -> list[tuple[Status, int]]:
         batch = self.batch

@@ -1,7 +1,7 @@
 """The rows of a batch: listed, read while it runs, and those that failed once more."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from models.batch_store import BatchStore
 from models.ids import parse_batch_id, parse_file_id
+from models.records import JobRecord
 from tests.integration.api.batch_making import Intake, Json, request_line, stored_file
 from tests.integration.api.fakes import Worker
 
@@ -168,6 +170,28 @@ def test_failed_lines_of_many_pages_are_all_repeated(
 
     with app.state.services.blobs.open(parse_file_id(batch["input_file_id"])) as file:
         assert [orjson.loads(line) for line in file] == lines
+
+
+def test_batch_that_is_deleted_while_its_failed_lines_are_copied_is_not_repeated_in_part(
+    client: TestClient, worker: Worker, batch_id: str, rows: list[UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.batch_creation.PAGE", 1)
+    for job_id in rows:
+        worker.fail(worker.claim(job_id), "out_of_memory")
+    read = BatchStore.results
+
+    def read_and_delete(store: BatchStore, batch: UUID, **given: Any) -> Sequence[JobRecord]:  # noqa: ANN401
+        found = read(store, batch, **given)
+        if found:
+            store.delete(batch)
+        return found
+
+    monkeypatch.setattr(BatchStore, "results", read_and_delete)
+
+    answer = client.post(f"/v1/batches/{batch_id}/retry_failed")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+    assert client.get("/v1/batches").json()["data"] == []
 
 
 def test_same_key_repeats_the_failed_lines_once(

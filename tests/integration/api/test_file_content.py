@@ -13,7 +13,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api import batch_files
+from api.batch_files import BatchFile
 from api.services import Services
+from models.errors import NotFound
 from models.ids import public_id
 from models.records import JobRecord, Outcome
 from models.status import Status
@@ -325,6 +327,28 @@ def test_pages_shrink_where_rows_are_heavy(
     assert len(custom_ids(client.get(url(batch.output)).text)) == 12
     assert limits[0] == 4
     assert max(limits[1:]) <= 2
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_download_of_a_batch_that_is_deleted_meanwhile_breaks_off(
+    client: TestClient, services: Services, worker: Worker, monkeypatch: pytest.MonkeyPatch, is_packed: bool
+) -> None:
+    """It must not look whole."""
+    batch = Batch(services, worker, 12)
+    batch.complete(*range(12))
+    monkeypatch.setattr(batch_files, "FIRST_PAGE", 4)
+    monkeypatch.setattr(batch_files, "CHUNK_BYTES", 1)
+    record = services.batches.get(batch.id)
+    assert record is not None
+    assert record.output_file_id is not None
+    chunks = BatchFile.of(services.batches, record, record.output_file_id).chunks()
+    download = batch_files.gzipped(chunks) if is_packed else chunks
+    next(download)
+
+    assert client.delete(f"/v1/batches/{public_id('batch', batch.id)}").status_code == 200
+
+    with pytest.raises(NotFound):
+        list(download)
 
 
 def test_bytes_that_are_gone_are_not_found(client: TestClient, services: Services) -> None:
