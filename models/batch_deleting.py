@@ -9,7 +9,7 @@ from models.columns import is_one_of
 from models.database import Database
 from models.errors import BatchNotFinal, NotFound
 from models.status import FINAL_BATCH
-from models.tables import batches, completions, files, jobs, payloads
+from models.tables import batches, completions, files, idempotency, jobs, payloads
 
 CHUNK = 2000  # rows a transaction
 
@@ -19,11 +19,11 @@ def delete_batch(database: Database, batch_id: UUID, tenant: str | None) -> None
     database.write(lambda connection: _begin(connection, batch_id, tenant))
     while database.write(lambda connection: _delete_rows(connection, batch_id)):
         pass
-    database.write(lambda connection: connection.execute(delete(batches).where(batches.c.id == batch_id)))
+    database.write(lambda connection: _end(connection, batch_id))
 
 
 def _begin(connection: Connection, batch_id: UUID, tenant: str | None) -> None:
-    """The files go first: a download must not end early without saying so."""
+    """The files go first, so that no download begins of what is going."""
     batch = batch_rows.lock(connection, batch_id)
     if batch is None or tenant not in (None, batch.tenant):
         raise NotFound
@@ -38,3 +38,10 @@ def _delete_rows(connection: Connection, batch_id: UUID) -> int:
     for column in (completions.c.job_id, payloads.c.job_id, jobs.c.id):
         connection.execute(delete(column.table).where(is_one_of(connection, column, ids)))
     return len(ids)
+
+
+def _end(connection: Connection, batch_id: UUID) -> None:
+    """With the batch goes the key that its request was sent with: sent again, it makes a new one."""
+    connection.execute(delete(batches).where(batches.c.id == batch_id))
+    this = (idempotency.c.batch_id == batch_id) & idempotency.c.batch_id.is_not(None)
+    connection.execute(delete(idempotency).where(this))

@@ -291,7 +291,13 @@ idempotency = Table(
     Column("created_at", Timestamp, nullable=False),
     PrimaryKeyConstraint("tenant", "key"),
     CheckConstraint("(job_id IS NULL) <> (batch_id IS NULL)", name="names_one_thing"),
-    Index("idempotency_job", "job_id"),  # a key goes with its job
+    Index("idempotency_job", "job_id"),  # a key goes with its job, or with its batch, of which there are few
+    Index(
+        "idempotency_batch",
+        "batch_id",
+        postgresql_where=text("batch_id IS NOT NULL"),
+        sqlite_where=text("batch_id IS NOT NULL"),
+    ),
 )
 
 api_keys = Table(

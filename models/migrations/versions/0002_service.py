@@ -55,6 +55,7 @@ def upgrade() -> None:
         "jobs_listed", "jobs", ["tenant", "endpoint", "status", "created_at", "id"], **_where("batch_id IS NULL")
     )
     op.create_index("idempotency_job", "idempotency", ["job_id"])
+    op.create_index("idempotency_batch", "idempotency", ["batch_id"], **_where("batch_id IS NOT NULL"))
     op.create_table(
         "job_metadata",
         sa.Column("job_id", sa.Uuid(), nullable=False),
@@ -83,6 +84,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("api_keys")
     op.drop_table("job_metadata")
+    op.drop_index("idempotency_batch", "idempotency")
     op.drop_index("idempotency_job", "idempotency")
     op.drop_index("jobs_listed", "jobs")
     op.create_index("jobs_listed", "jobs", ["tenant", "created_at", "id"], **_where("batch_id IS NULL"))

@@ -399,6 +399,20 @@ def test_final_batch_is_deleted_with_its_files(
     assert app.state.services.files.list("default", limit=10) == []
 
 
+def test_key_of_a_deleted_batch_makes_a_new_one(client: TestClient, body: Json) -> None:
+    """As that of a deleted job does."""
+    keyed = {"headers": {"idempotency-key": "k"}, "json": body}
+    first = client.post("/v1/batches", **keyed).json()["id"]
+    client.post(f"/v1/batches/{first}/cancel")
+    client.delete(f"/v1/batches/{first}")
+
+    again = client.post("/v1/batches", **keyed)
+
+    assert (again.status_code, again.json()["status"]) == (200, "validating")
+    assert again.json()["id"] != first
+    assert "idempotent-replayed" not in again.headers
+
+
 def test_input_that_feeds_another_batch_outlives_a_deleted_one(
     client: TestClient, app: FastAPI, body: Json, batch_id: str
 ) -> None:
