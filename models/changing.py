@@ -1,9 +1,10 @@
 """Changing a stored job: its priority and deadline while it waits, its metadata at any time."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from models import job_metadata
 from models.columns import from_now
@@ -12,7 +13,7 @@ from models.packing import dump_json, load_json
 from models.reads import this_job
 from models.records import JobChange
 from models.status import Status
-from models.tables import jobs, payloads
+from models.tables import batches, jobs, payloads
 
 
 def change(connection: Connection, job_id: UUID, tenant: str | None, wanted: JobChange) -> None:
@@ -27,7 +28,7 @@ def _reorder(connection: Connection, job_id: UUID, tenant: str | None, wanted: J
     """Fenced by the status: a job that was claimed meanwhile stays as it was. It is announced again, as the message
     that announced it has its old priority, or came while this statement held the row."""
     values = {} if wanted.priority is None else {"priority": wanted.priority}
-    deadline = {} if wanted.ttl_seconds is None else {"deadline": from_now(wanted.ttl_seconds)}
+    deadline = {} if wanted.ttl_seconds is None else {"deadline": _deadline(wanted.ttl_seconds)}
     this = this_job(job_id, tenant, wanted.endpoint)
     moved = connection.execute(
         update(jobs)
@@ -38,6 +39,13 @@ def _reorder(connection: Connection, job_id: UUID, tenant: str | None, wanted: J
     if moved is None:
         is_there = connection.execute(select(jobs.c.id).where(this)).first() is not None
         raise JobNotQueued if is_there else NotFound
+
+
+def _deadline(ttl_seconds: int) -> ColumnElement[datetime]:
+    """So long from now; a row of a batch ends with its batch's window at the latest, or the batch would outlive it."""
+    asked = from_now(ttl_seconds)
+    window = select(batches.c.expires_at).where(batches.c.id == jobs.c.batch_id).scalar_subquery()
+    return case((window < asked, window), else_=asked)
 
 
 def _describe(connection: Connection, job_id: UUID, tenant: str | None, wanted: JobChange) -> None:

@@ -75,6 +75,22 @@ def test_row_of_a_batch_changes_too(store: Store, database: Database) -> None:
     assert (changed.priority, changed.body["metadata"], changed.status) == (0, {"k": "v"}, Status.QUEUED)
 
 
+def test_row_of_a_batch_never_outlives_its_window(store: Store, database: Database) -> None:
+    batches = BatchStore(database)
+    late, early = lines(2)
+    batch = batches.get(whole_batch(batches, [late, early], completion_window_seconds=3600))
+    assert batch is not None
+
+    store.change(late.id, JobChange(ttl_seconds=30 * 24 * 3600))
+    store.change(early.id, JobChange(ttl_seconds=60))
+
+    assert read(store, late.id).deadline == batch.expires_at
+    sooner = read(store, early.id).deadline
+    assert sooner is not None
+    assert batch.expires_at is not None
+    assert sooner < batch.expires_at
+
+
 @pytest.mark.parametrize("wanted", [JobChange(priority=9), JobChange(metadata={"k": "v"})])
 def test_another_tenants_job_is_as_good_as_not_there(store: Store, wanted: JobChange) -> None:
     job = new_job(tenant="acme")
