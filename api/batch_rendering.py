@@ -87,20 +87,22 @@ def num_requests(batch: BatchRecord) -> int:
 
 
 def counts(batch: BatchRecord, num_running: int) -> Json:
-    """Requests by status; they add up to request_counts.total. A request that is no row yet counts as queued.
+    """Requests by status; they add up to request_counts.total. A request that is no row yet counts as queued, and at
+    the end as what ended the batch before it became one.
 
     `num_running` was read a moment after the batch, so it is held to what the batch says is left.
     """
-    num_done = batch.num_total - batch.num_unfinished
-    num_left = batch.num_unfinished if batch.status in FINAL_BATCH else num_requests(batch) - num_done
+    num_unread = num_requests(batch) - batch.num_total
+    is_over, has_expired = batch.status in FINAL_BATCH, batch.status is BatchStatus.EXPIRED
+    num_left = batch.num_unfinished + (0 if is_over else num_unread)
     running = min(num_running, num_left)
     return {
         "queued": num_left - running,
         "running": running,
         "completed": batch.num_completed,
         "failed": batch.num_failed,
-        "cancelled": batch.num_cancelled,
-        "expired": batch.num_expired,
+        "cancelled": batch.num_cancelled + (num_unread if is_over and not has_expired else 0),
+        "expired": batch.num_expired + (num_unread if has_expired else 0),
     }
 
 
@@ -131,7 +133,8 @@ def status_reason(batch: BatchRecord, around: Surroundings) -> str | None:
     if batch.status is BatchStatus.FAILED and batch.errors:
         return f"failed: {batch.errors[0].get('message')}"
     if batch.status is BatchStatus.EXPIRED:
-        return f"expired: the completion window passed with {_rows(batch.num_expired)} not done"
+        num_expired = counts(batch, num_running=0)["expired"]
+        return f"expired: the completion window passed with {_rows(num_expired)} not done"
     if batch.status is BatchStatus.COMPLETED and batch.num_failed:
         return f"completed: {_rows(batch.num_failed)} failed"
     return None

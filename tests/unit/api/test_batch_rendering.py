@@ -139,6 +139,18 @@ def test_counts_add_up_to_the_total_while_rows_still_come_in() -> None:
     assert found["counts"] == {"queued": 4, "running": 2, "completed": 3, "failed": 1, "cancelled": 0, "expired": 0}
 
 
+@pytest.mark.parametrize(
+    ("status", "name"),
+    [(BatchStatus.CANCELLED, "cancelled"), (BatchStatus.EXPIRED, "expired"), (BatchStatus.FAILED, "cancelled")],
+)
+def test_requests_that_never_became_rows_are_counted_at_the_end(status: BatchStatus, name: str) -> None:
+    ended = {"num_requests": 10, "num_total": 3, "num_completed": 2, f"num_{name}": 1}
+    found = body(replace(NEW, status=status, **ended))
+
+    assert found["request_counts"]["total"] == 10
+    assert {key: number for key, number in found["counts"].items() if number} == {"completed": 2, name: 8}
+
+
 def test_rows_that_ended_after_the_batch_was_read_do_not_count_twice() -> None:
     assert body(OVER, num_running=3)["counts"]["running"] == 0
 
