@@ -401,12 +401,12 @@ def test_final_batch_is_deleted_with_its_files(
 
 def test_key_of_a_deleted_batch_makes_a_new_one(client: TestClient, body: Json) -> None:
     """As that of a deleted job does."""
-    keyed = {"headers": {"idempotency-key": "k"}, "json": body}
-    first = client.post("/v1/batches", **keyed).json()["id"]
+    key = {"idempotency-key": "k"}
+    first = client.post("/v1/batches", json=body, headers=key).json()["id"]
     client.post(f"/v1/batches/{first}/cancel")
     client.delete(f"/v1/batches/{first}")
 
-    again = client.post("/v1/batches", **keyed)
+    again = client.post("/v1/batches", json=body, headers=key)
 
     assert (again.status_code, again.json()["status"]) == (200, "validating")
     assert again.json()["id"] != first
