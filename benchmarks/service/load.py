@@ -54,6 +54,11 @@ def post(path: str, body: bytes) -> bytes:
     return head.encode() + body
 
 
+def get(path: str) -> bytes:
+    """A request without a body as bytes."""
+    return f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+
+
 def closed_loop(port: int, make: Callable[[int], bytes], *, connections: int, seconds: float) -> Load:
     """Each connection asks again as soon as it is answered: the most that goes through."""
 
