@@ -15,6 +15,7 @@ from api.body import read_optional_json
 from api.idempotent import once_of
 from api.job_rendering import job_body
 from api.paging import list_body, page_limit
+from api.rendering import Json
 from api.responses import REPLAYED, json_response
 from api.routes.batches import Wait
 from api.routes.parameters import After, Limit
@@ -79,7 +80,7 @@ async def list_results(
     return json_response(
         {
             "object": "list",
-            "data": [result_line(row) for row in results],
+            "data": await run_in_threadpool(_lines, results),
             "last_seq": results[-1].line if results else after_seq,
             "has_more": batch.status not in FINAL_BATCH or len(results) < len(rows),
             "status": batch.status,
@@ -117,6 +118,11 @@ def _read_results(
     """The batch, then its rows: one that is final before they are read gets no further ones."""
     batch = read_batch(services, tenant, batch_id)
     return batch, list(services.batches.results(batch_id, after_line=after_line, limit=limit))
+
+
+def _lines(results: list[JobRecord]) -> list[Json]:
+    """On a thread: a page of long results takes a while."""
+    return [result_line(row) for row in results]
 
 
 async def _next_result(services: Services, batch: BatchRecord, rows: list[JobRecord], seconds: float) -> None:

@@ -127,7 +127,7 @@ async def get_result(
     job = await read_when_reached(request, services, caller.tenant, id, wait=wait, until="terminal")
     if job.status not in FINAL:
         raise ResultNotReady
-    return json_response(background_body(completed(job)))
+    return json_response(await run_in_threadpool(background_body, completed(job)))
 
 
 @router.post("/v1/jobs/{job_id}/cancel")

@@ -6,6 +6,7 @@ An id of another endpoint's is unknown here; /v1/jobs knows all of them. Of chat
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from api.auth import CallerDep
 from api.job_reading import cancel_job, read_job, read_when_reached
@@ -37,7 +38,7 @@ async def get_completion(
     """Read a completion, with its choices once it is completed; with `wait` answer as soon as it ends, or changes."""
     id = parse_job_id(completion_id)
     job = await read_when_reached(request, services, caller.tenant, id, wait=wait, until=until, endpoint=COMPLETIONS)
-    return json_response(stored_body(job))
+    return json_response(await run_in_threadpool(stored_body, job))
 
 
 @router.post("/v1/completions/{completion_id}/cancel")
@@ -69,7 +70,7 @@ async def get_response(
     if stream:
         return await stream_response(services, caller, id, starting_after=starting_after)
     job = await read_when_reached(request, services, caller.tenant, id, wait=wait, until=until, endpoint=RESPONSES)
-    return json_response(stored_body(job))
+    return json_response(await run_in_threadpool(stored_body, job))
 
 
 @router.post("/v1/responses/{response_id}/cancel")

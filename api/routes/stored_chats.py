@@ -53,7 +53,7 @@ async def get_chat_completion(
     """Read a chat completion, with its choices once completed; with `wait` answer as soon as it ends, or changes."""
     id = parse_job_id(completion_id)
     job = await read_when_reached(request, services, caller.tenant, id, wait=wait, until=until, endpoint=CHAT)
-    return json_response(stored_body(job))
+    return json_response(await run_in_threadpool(stored_body, job))
 
 
 @router.post("/v1/chat/completions/{completion_id}")

@@ -144,7 +144,7 @@ def test_counts_add_up_to_the_total_while_rows_still_come_in() -> None:
     [(BatchStatus.CANCELLED, "cancelled"), (BatchStatus.EXPIRED, "expired"), (BatchStatus.FAILED, "cancelled")],
 )
 def test_requests_that_never_became_rows_are_counted_at_the_end(status: BatchStatus, name: str) -> None:
-    ended = {"num_requests": 10, "num_total": 3, "num_completed": 2, f"num_{name}": 1}
+    ended: dict[str, Any] = {"num_requests": 10, "num_total": 3, "num_completed": 2, f"num_{name}": 1}
     found = body(replace(NEW, status=status, **ended))
 
     assert found["request_counts"]["total"] == 10
