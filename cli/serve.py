@@ -31,6 +31,7 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
 
     from api.app import create_app
     from api.auth import refuse_unsafe_bind
+    from api.http_protocol import LimitedHead
     from models.blobs import Blobs
     from models.database import Database
     from models.key_store import KeyStore
@@ -46,6 +47,7 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
             app,
             host=host,
             port=port,
+            http=LimitedHead,
             proxy_headers=False,  # X-Forwarded-For is what a caller says, and nothing here goes by it
             log_config=None,
             access_log=False,  # a tenth of what an accepted job costs; errors are logged with their request id

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from api.app import create_app
+from api.http_protocol import LimitedHead
 from models.database import Database
 from models.settings import Settings, load_settings
 from tests.integration.api.conformance import Conformance, closed
@@ -77,7 +78,7 @@ def server(app: FastAPI) -> Iterator[httpx.Client]:
 def serving(app: FastAPI) -> Iterator[str]:
     """Serve an application while the block lasts; the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        config = uvicorn.Config(app, http=LimitedHead, log_config=None, timeout_graceful_shutdown=1)
         service = uvicorn.Server(config)
         thread = threading.Thread(target=service.run, kwargs={"sockets": [listener]})
         thread.start()
