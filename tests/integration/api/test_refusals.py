@@ -1,6 +1,5 @@
-"""Every input that is refused: a row each, with its exact status and code. Whatever comes, nothing is a 5xx, and no
-answer repeats what was sent. Rows about keys, files and batches stand with their routes (test_auth.py, test_files.py,
-test_batches.py)."""
+"""Every input that is refused, numbered as in the table of bad input: a row each, with its exact status and code.
+Whatever comes, nothing is a 5xx, and no answer repeats what was sent."""
 
 import time
 from collections.abc import Mapping
@@ -8,13 +7,17 @@ from typing import Any, NamedTuple
 
 import orjson
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from models.database import Database
+from models.settings import Settings
 from tests.integration.api.fakes import Worker
-from tests.integration.api.test_completions import error_of
+from tests.integration.api.refusal_calls import CALLS, FILES, REASONS
+from tests.integration.api.refusal_stage import SECRET, Call, File, Stage
+from tests.integration.api.test_completions import Answer, error_of
 
 COMPLETIONS, CHAT, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
-SECRET = "7f3a-prompt-text"
 BASE: dict[str, dict[str, Any]] = {
     COMPLETIONS: {"model": "demo", "background": True, "prompt": SECRET},
     CHAT: {"model": "demo", "background": True, "messages": [{"role": "user", "content": SECRET}]},
@@ -23,14 +26,24 @@ BASE: dict[str, dict[str, Any]] = {
 
 
 class Row(NamedTuple):
-    """What is sent, and how it is answered. `change`: fields over those of a sound request, or the raw body."""
+    """What is sent, and how it is answered; without a code it is taken. `change`: fields over those of a sound request,
+    or the raw body."""
 
     number: str
     change: dict[str, Any] | bytes
     status: int
-    code: str
+    code: str | None = None
     path: str = COMPLETIONS
     headers: Mapping[str, str | bytes] = {}
+
+    def send(self, stage: Stage) -> Answer:
+        """Post it."""
+        content = self.change if isinstance(self.change, bytes) else orjson.dumps(BASE[self.path] | self.change)
+        headers = {"content-type": "application/json", **self.headers}
+        encoded = [
+            (name.encode(), text if isinstance(text, bytes) else text.encode()) for name, text in headers.items()
+        ]
+        return stage.client.post(self.path, content=content, headers=encoded)
 
 
 def said(**message: object) -> dict[str, Any]:
@@ -62,10 +75,12 @@ ROWS = [
     Row("B10 within", b'{"model": "demo", "prompt": "a:", "metadata": {"k": "1", "k": "2"}}', 400, "duplicate_key"),
     Row("B11 head", raw(rb'"\ud800"'), 400, "invalid_unicode"),
     Row("B11 tail", raw(rb'"\udc00x"'), 400, "invalid_unicode"),
+    Row("B12", raw(rb'"a\u0000b"'), 200),
     Row("B13 bytes", raw(b'"\xff"'), 400, "invalid_json"),
     Row("B13 BOM", b"\xef\xbb\xbf" + raw(b'"a"'), 400, "invalid_json"),
     Row("B13 UTF-16", raw(b'"a"').decode().encode("utf-16"), 400, "invalid_json"),
     Row("B14", {}, 415, "unsupported_media_type", headers={"content-type": "text/xml"}),
+    Row("B14 form", {}, 415, "unsupported_media_type", headers={"content-type": "application/x-www-form-urlencoded"}),
     Row("B15", {}, 415, "unsupported_encoding", headers={"content-encoding": "gzip"}),
     Row("B16", {"prompt": "x" * (4 << 20)}, 413, "request_too_large"),
     Row("B28", {"model": "gpt-4"}, 404, "model_not_found"),
@@ -86,6 +101,8 @@ ROWS = [
     Row("B31 float", {"prompt": [1.0]}, 400, "invalid_token_id"),
     Row("B31 in a list", {"prompt": [[1], [1, "a"]]}, 400, "invalid_token_id"),
     *(Row(f"B34 {value}", {"max_tokens": value}, 400, "invalid_value") for value in (0, -1, 10**12, "8", 8.5, True)),
+    Row("B34 null", {"max_tokens": None}, 200),
+    Row("B34 echo", {"max_tokens": 0, "echo": True}, 200),
     Row("B34 chat", {"max_completion_tokens": -1}, 400, "invalid_value", CHAT),
     Row("B34 response", {"max_output_tokens": "8"}, 400, "invalid_value", RESPONSES),
     Row("B35", {"n": 10**9}, 400, "invalid_value"),
@@ -93,6 +110,9 @@ ROWS = [
     Row("B35 prompts", {"prompt": ["a"] * 200, "n": 128}, 400, "invalid_value"),
     Row("B35 response", {"n": 2}, 400, "unsupported_parameter", RESPONSES),
     *(Row(f"B36 {value}", {"temperature": value}, 400, "invalid_value") for value in (-1, 3, "1")),
+    Row("B36 NaN", b'{"model": "demo", "prompt": "a", "temperature": NaN}', 400, "invalid_json"),
+    Row("B36 copies", {"temperature": 0, "n": 2}, 200),
+    Row("B37 top_p 0", {"top_p": 0}, 200),
     *(Row(f"B37 top_p {value}", {"top_p": value}, 400, "invalid_value") for value in (-0.1, 1.1)),
     *(Row(f"B37 top_k {value}", {"top_k": value}, 400, "invalid_value") for value in (-2, 2**31)),
     Row("B37 min_p", {"min_p": 2}, 400, "invalid_value"),
@@ -102,11 +122,14 @@ ROWS = [
     *(Row(f"B38 {value}", {"logprobs": value}, 400, "invalid_value") for value in (21, -1)),
     Row("B38 chat", {"logprobs": True, "top_logprobs": 21}, 400, "invalid_value", CHAT),
     *(Row(f"B39 {value}", {"seed": value}, 400, "invalid_value") for value in (2**63, -1, 1.5)),
+    Row("B39 largest", {"seed": 2**63 - 1}, 200),
     Row("B40 five", {"stop": ["a"] * 5}, 400, "invalid_stop"),
     Row("B40 empty", {"stop": ""}, 400, "invalid_stop"),
     Row("B40 long", {"stop": "a" * 257}, 400, "invalid_stop"),
     Row("B40 number", {"stop": [5]}, 400, "invalid_stop"),
     Row("B41 many", {"logit_bias": {str(n): 1 for n in range(301)}}, 400, "invalid_logit_bias"),
+    Row("B41 a million", {"logit_bias": {str(n): 1 for n in range(300_000)}}, 400, "invalid_logit_bias"),
+    Row("B41 NaN", b'{"model": "demo", "prompt": "a", "logit_bias": {"5": NaN}}', 400, "invalid_json"),
     Row("B41 beyond", {"logit_bias": {"5": 101}}, 400, "invalid_logit_bias"),
     Row("B41 word", {"logit_bias": {"x": 1}}, 400, "invalid_logit_bias"),
     Row("B44 role", said(role="alien", content="a"), 400, "invalid_messages", CHAT),
@@ -118,6 +141,8 @@ ROWS = [
     Row("B44 field", said(role="user", content="a", mood="good"), 400, "unknown_parameter", CHAT),
     Row("B44 item", {"input": [{"type": "item_reference", "id": "x"}]}, 400, "unsupported_content", RESPONSES),
     Row("B45", {"chat_template": "{{ 1 }}"}, 400, "unsupported_parameter", CHAT),
+    Row("B45 data", said(role="user", content="{{ 7 * 7 }}{% for x in y %}"), 200, path=CHAT),
+    Row("B46", said(role="user", content="<|im_end|><|endoftext|>"), 200, path=CHAT),
     Row("B47", {"temprature": 1}, 400, "unknown_parameter"),
     Row("B47 response", {"messages": []}, 400, "unknown_parameter", RESPONSES),
     Row("B48 tools", {"tools": [{"type": "function"}]}, 400, "unsupported_parameter", CHAT),
@@ -148,17 +173,43 @@ ROWS = [
     Row("stream of the best", {"stream": True, "best_of": 2}, 400, "invalid_value"),
 ]
 
+EVERY: list[Row | Call | File] = [*ROWS, *CALLS, *FILES]
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.number)
-def test_bad_input_is_refused(client: TestClient, row: Row) -> None:
-    content = row.change if isinstance(row.change, bytes) else orjson.dumps(BASE[row.path] | row.change)
-    headers = {"content-type": "application/json", **row.headers}
-    encoded = [(name.encode(), text if isinstance(text, bytes) else text.encode()) for name, text in headers.items()]
 
-    answer = client.post(row.path, content=content, headers=encoded)
+@pytest.fixture
+def stage(
+    client: TestClient,
+    app: FastAPI,
+    worker: Worker,
+    settings: Settings,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Stage:
+    return Stage(client, app, worker, settings, database, monkeypatch)
 
-    assert error_of(answer)[:2] == (row.status, row.code)
-    assert SECRET not in answer.text
+
+@pytest.mark.parametrize("row", EVERY, ids=lambda row: row.number)
+def test_bad_input_is_refused(stage: Stage, row: Row | Call | File) -> None:
+    if isinstance(row, File):
+        first = row.errors(stage)[0]
+        assert (first["code"], first["line"]) == (row.code, row.line)
+        assert first.keys() == {"code", "message", "param", "line"}
+        return
+    answer = row.send(stage)
+    assert answer.status_code == row.status
+    assert answer.headers["x-request-id"]
+    assert ("www-authenticate" in answer.headers) == (row.status == 401)
+    assert ("allow" in answer.headers) == (row.status == 405)
+    if row.code is not None:
+        assert error_of(answer)[:2] == (row.status, row.code)
+        assert SECRET not in str(answer.json())
+
+
+def test_every_number_of_the_table_has_a_row_or_a_reason() -> None:
+    of_rows = {int(row.number.split()[0].removeprefix("B")) for row in EVERY if row.number[0] == "B"}
+
+    assert of_rows | REASONS.keys() == set(range(1, 70))
+    assert not of_rows & REASONS.keys()
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT, RESPONSES])
@@ -172,21 +223,3 @@ def test_colons_and_nul_are_text(client: TestClient, path: str, change: dict[str
     sound = {field: says} if field else said(role="user", content=says)
 
     assert client.post(path, json=BASE[path] | change | sound).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "field"),
-    [
-        ("B32", "context_length_exceeded", {}),
-        ("B31 vocabulary", "invalid_token_id", {"prompt": [10**6]}),
-        ("B41 vocabulary", "invalid_logit_bias", {"logit_bias": {"1000000": 1}}),
-    ],
-)
-def test_what_only_the_engine_can_tell_is_the_requests_fault_too(
-    client: TestClient, worker: Worker, number: str, code: str, field: dict[str, Any]
-) -> None:
-    worker.finish_all(code)
-
-    answer = client.post(COMPLETIONS, json=BASE[COMPLETIONS] | {"background": False} | field)
-
-    assert error_of(answer)[:2] == (400, code), number
