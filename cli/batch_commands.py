@@ -71,8 +71,9 @@ def list_batches(
 def get(batch_id: BatchId, output: Output = Format.TEXT, url: Url = DEFAULT_URL) -> None:
     """Print a batch: its status, why it stands there, its counts and files."""
     from cli import batches
+    from cli.client import path_to
 
-    batch = _client(url).get(f"/batches/{batch_id}")
+    batch = _client(url).get(path_to("batches", batch_id))
     _print(batch, batches.describe(batch), output)
 
 
@@ -98,7 +99,9 @@ def watch(batch_id: BatchId, output: Output = Format.TEXT, url: Url = DEFAULT_UR
 @batches_app.command("cancel")
 def cancel(batch_id: BatchId, output: Output = Format.TEXT, url: Url = DEFAULT_URL) -> None:
     """Cancel what is not done; results so far are kept."""
-    batch = _client(url).post(f"/batches/{batch_id}/cancel", {})
+    from cli.client import path_to
+
+    batch = _client(url).post(path_to("batches", batch_id, "cancel"), {})
     _print(batch, f"{batch['id']} {batch['status']}", output)
 
 

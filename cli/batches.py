@@ -13,7 +13,7 @@ from typing import IO
 from rich.console import Console
 
 from cli.batch_progress import FINAL, BatchProgress, done, summary
-from cli.client import Client, Json, Unreachable
+from cli.client import Client, Json, Unreachable, path_to
 from cli.output import STDOUT, default_errors_path
 from models.errors import ConfigurationError, NotFound
 from models.ids import parse_file_id
@@ -51,7 +51,7 @@ def watch(client: Client, batch_id: str, console: Console) -> Json:
     """Show a batch until it is over; returns it. Ctrl-C ends the watch, not the batch."""
     with BatchProgress(console) as progress:
         try:
-            batch = client.get(f"/batches/{batch_id}")
+            batch = client.get(path_to("batches", batch_id))
             while batch["status"] not in FINAL:
                 progress.update(batch)
                 time.sleep(PACE_SECONDS)
@@ -65,7 +65,7 @@ def watch(client: Client, batch_id: str, console: Console) -> Json:
 
 def save_results(client: Client, batch_id: str, output: str, errors: Path | None, console: Console) -> Json:
     """Write a batch's results, and its failed rows if it has some; those so far where it still runs. Returns it."""
-    batch = client.get(f"/batches/{batch_id}")
+    batch = client.get(path_to("batches", batch_id))
     file_id = batch["output_file_id"] or batch["partial_output_file_id"]
     if batch["status"] not in FINAL:
         console.print(f"{batch['status']}: these are the {done(batch)} rows done so far", highlight=False)
@@ -121,7 +121,7 @@ def _next_look(client: Client, batch: Json, console: Console) -> Json:
     ends, told = time.monotonic() + OUTAGE_SECONDS, False
     while True:
         try:
-            return client.get(f"/batches/{batch['id']}", wait=WAIT_SECONDS, until="change")
+            return client.get(path_to("batches", batch["id"]), wait=WAIT_SECONDS, until="change")
         except Unreachable:
             if time.monotonic() > ends:
                 raise

@@ -38,9 +38,11 @@ class Client:
     """Requests to one service, with its key. One whose answer is lost is sent again under the same key."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        """Raises ConfigurationError where the address is none."""
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        """Raises ConfigurationError where the address is none, or the key cannot be sent."""
+        if not _is_address(url):
             raise ConfigurationError(f"the service's address must be like {DEFAULT_URL}")
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise ConfigurationError("the API key in BATCHMILL_API_KEY or OPENAI_API_KEY holds what is in no key")
         self.url = url.rstrip("/")
         self._key = key
 
@@ -84,7 +86,7 @@ class Client:
 
     def download(self, file_id: str) -> Iterator[bytes]:
         """Read a file's content by blocks. Raises ServiceError, Unreachable, also in the middle."""
-        request = self._request("GET", f"/files/{quote(file_id, safe='')}/content")
+        request = self._request("GET", path_to("files", file_id, "content"))
         with _errors(self.url), urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             while block := response.read(BLOCK_BYTES):
                 yield block
@@ -113,6 +115,19 @@ class Client:
                     raise
             time.sleep(PAUSE_SECONDS * 2**number)
         raise AssertionError("the last try returns or raises")
+
+
+def path_to(*parts: str) -> str:
+    """The path to something of the service; an id that was typed is sent as it is, for the service to judge."""
+    return "".join("/" + quote(part, safe="", errors="replace") for part in parts)
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # brackets that hold no address
+        return False
 
 
 def _joined(head: bytes, file: IO[bytes], tail: bytes) -> Iterator[bytes]:

@@ -4,9 +4,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from urllib.parse import quote
 
-from cli.client import Client, Json
+from cli.client import Client, Json, path_to
 from cli.console import EXIT_FAILURE, write_out
 from models.errors import ConfigurationError
 
@@ -35,7 +34,7 @@ def submit(
 def wait_for(client: Client, job_id: str) -> Json:
     """The job at its end."""
     while True:
-        job = client.get(f"/jobs/{job_id}", wait=WAIT_SECONDS)
+        job = client.get(path_to("jobs", job_id), wait=WAIT_SECONDS)
         if job["status"] in FINAL:
             return job
 
@@ -55,7 +54,7 @@ def list_all(client: Client, wanted: Mapping[str, str | None], *, limit: int) ->
 
 def cancel(client: Client, job_id: str) -> Json:
     """Withdraw a job."""
-    return client.post(f"/jobs/{quote(job_id, safe='')}/cancel", {})
+    return client.post(path_to("jobs", job_id, "cancel"), {})
 
 
 def show(job: Json, *, as_json: bool) -> None:

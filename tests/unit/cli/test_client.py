@@ -4,11 +4,12 @@ import io
 import json
 from email.parser import BytesParser
 from email.policy import HTTP
+from urllib.parse import unquote
 
 import pytest
 
 from cli import client as client_module
-from cli.client import Client, ServiceError, Unreachable
+from cli.client import Client, ServiceError, Unreachable, path_to
 from models.errors import ConfigurationError
 from tests.unit.cli.servers import Server
 
@@ -82,10 +83,32 @@ def test_address_without_a_service_says_what_to_do(monkeypatch: pytest.MonkeyPat
         Client("http://127.0.0.1:1/v1", None).get("/batches")
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "file:///etc/passwd", "ftp://host/v1", "http://"])
+@pytest.mark.parametrize(
+    "url", ["", "localhost:8000", "file:///etc/passwd", "ftp://host/v1", "http://", "http://[::1/v1"]
+)
 def test_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError):
         Client(url, None)
+
+
+@pytest.mark.parametrize("key", ["bm_key\nx: y", "bm_ключ", "bm_\0"])
+def test_key_that_no_header_can_hold_is_refused_without_being_shown(key: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Client("http://127.0.0.1:1/v1", key)
+
+    assert key not in refused.value.message
+
+
+@pytest.mark.parametrize("id", ["batch 1", "batch_é", "a/../b?c#d", "\udcff"])
+def test_id_that_is_none_goes_to_the_service_as_it_is(server: Server, client: Client, id: str) -> None:
+    server.answer(404, ERROR)
+
+    with pytest.raises(ServiceError):
+        client.get(path_to("batches", id))
+
+    [(_, path, _, _)] = server.got
+    assert path.startswith("/v1/batches/")
+    assert unquote(path.removeprefix("/v1/batches/"), errors="strict") == id.replace("\udcff", "?")
 
 
 def test_answer_of_something_else_is_no_answer(server: Server, client: Client) -> None:
