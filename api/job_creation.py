@@ -83,8 +83,9 @@ async def _submit(services: Services, job: NewJob, once: Once | None) -> Submitt
 
 
 def _share(once: Once | None, index: int) -> Once | None:
-    """One key for many jobs: each is remembered under its place, and so found again by it."""
-    return None if once is None else replace(once, key=f"{once.key}\x01{index}")
+    """One key for many jobs: each is remembered under its place, and so found again by it. The first one has the key
+    itself, so that the key cannot serve another request beside."""
+    return once if once is None or index == 0 else replace(once, key=f"{once.key}\x01{index}")
 
 
 def _deadline_again(job: JobRecord, now: datetime) -> datetime | None:
