@@ -49,11 +49,12 @@ class StateWatch(Generic[_State]):
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self, id: UUID, reached: Callable[[_State], bool], *, seconds: float) -> bool:
-        """Wait until `reached` holds of the state behind this id; False when the time is over first."""
+        """Wait until `reached` holds of the state behind this id, or it names nothing any more; False when the time is
+        over first."""
         return await self.wait_for_any({id: reached}, seconds=seconds)
 
     async def wait_for_any(self, reached: Mapping[UUID, Callable[[_State], bool]], *, seconds: float) -> bool:
-        """Wait until what is said of one of many ids holds of the state behind it."""
+        """As `wait`, for one of many ids."""
         waiter = _Waiter(reached)
         self._waiters.add(waiter)
         if self._task is None or self._task.done():
@@ -81,7 +82,8 @@ class StateWatch(Generic[_State]):
         waiters = list(self._waiters)
         states = await run_in_threadpool(self._ask, list({id for waiter in waiters for id in waiter.reached}))
         for waiter in waiters:
-            if any(id in states and reached(states[id]) for id, reached in waiter.reached.items()):
+            # An id that names nothing any more was deleted: no state of it will ever come.
+            if any(id not in states or reached(states[id]) for id, reached in waiter.reached.items()):
                 waiter.done.set()
 
 

@@ -1,12 +1,16 @@
 """Polling and cancelling by id."""
 
+import asyncio
 import threading
 import time
 
 import pytest
 from fastapi.testclient import TestClient
 
+from api.waiting import Watch
 from models.ids import parse_job_id, uuid7
+from models.status import FINAL
+from models.store import Store
 from tests.integration.api.fakes import Worker
 from tests.integration.api.test_completions import BACKGROUND, error_of
 
@@ -39,6 +43,13 @@ def test_failed_job_tells_its_error(client: TestClient, worker: Worker, job_id: 
     assert (job["status"], job["status_reason"]) == ("failed", "context_length_exceeded")
     assert job["error"] == {"code": "context_length_exceeded", "message": "it was context_length_exceeded"}
     assert job["result"] is None
+
+
+def test_wait_for_a_job_that_is_deleted_is_over(client: TestClient, store: Store) -> None:
+    """Not when the waiting is: nothing will happen to it any more."""
+    watch = Watch(store)
+
+    assert asyncio.run(watch.wait(uuid7(), FINAL.__contains__, seconds=5))
 
 
 def test_wait_ends_when_the_job_does(client: TestClient, worker: Worker, job_id: str) -> None:
