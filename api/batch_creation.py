@@ -116,7 +116,11 @@ def _write_input(services: Services, tenant: str, filename: str, lines: Iterable
         for block in _blocks(lines):
             writer.write(block)
             num_bytes += len(block)
-    services.files.create(NewFile(file_id, tenant, PURPOSE, filename, num_bytes, INPUT_KEPT_SECONDS))
+    try:
+        services.files.create(NewFile(file_id, tenant, PURPOSE, filename, num_bytes, INPUT_KEPT_SECONDS))
+    except BatchmillError:
+        services.blobs.delete(file_id)  # as after an upload: bytes without a row would stay for ever
+        raise
     return file_id
 
 

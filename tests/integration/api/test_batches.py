@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from api.services import Services
 from models.batch_store import BatchStore
 from models.database import Database
 from models.errors import DatabaseUnavailable
+from models.file_store import FileStore
 from models.ids import parse_file_id
-from models.records import NewBatch
+from models.records import FileRecord, NewBatch, NewFile
+from models.settings import Settings
 from tests.integration.api.batch_making import Intake, Json, request_line, stored_file
 from tests.integration.api.fakes import Worker
 
@@ -284,6 +287,26 @@ def test_inline_requests_that_make_no_batch_leave_no_file(client: TestClient, ap
     assert refused.status_code == 422
     files = app.state.services.files.list("default", limit=10)
     assert len([file for file in files if file.filename.startswith("requests-of")]) == 1
+
+
+class IsAway(FileStore):
+    """The database is away when a file's row is to be stored."""
+
+    def create(self, new: NewFile) -> FileRecord:
+        raise DatabaseUnavailable
+
+
+def test_inline_requests_whose_file_cannot_be_noted_leave_no_bytes(
+    client: TestClient, app: FastAPI, settings: Settings, body: Json
+) -> None:
+    """Nobody would ever find them."""
+    services: Services = app.state.services
+    there = {path for path in Path(settings.blobs).rglob("*") if path.is_file()}
+    app.state.services = replace(services, files=IsAway(services.database))
+    inline = {name: value for name, value in body.items() if name != "input_file_id"} | {"requests": LINES}
+
+    assert client.post("/v1/batches", json=inline).status_code == 503
+    assert {path for path in Path(settings.blobs).rglob("*") if path.is_file()} == there != set()
 
 
 class LosesTheWord(BatchStore):
