@@ -155,7 +155,9 @@ def _beyond(connection: Connection, tenant: str, after: UUID, newest_first: bool
     query = select(files.c.created_at).where(files.c.id == after, files.c.tenant == tenant)
     created_at = connection.scalars(query).one_or_none()
     if created_at is None:
-        raise RequestError("invalid_cursor", "after must be the id of a file of this list", param="after")
+        raise RequestError(
+            "invalid_cursor", "after must be the id of a file of this list that was not deleted", param="after"
+        )
     here = tuple_(*_PLACE)
     there = tuple_(created_at, after, types=[column.type for column in _PLACE])
     return here < there if newest_first else here > there

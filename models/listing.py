@@ -63,7 +63,9 @@ def _place(connection: Connection, tenant: str, wanted: JobFilter, after: UUID) 
     )
     row = connection.execute(query.where(jobs.c.batch_id.is_not_distinct_from(wanted.batch_id))).one_or_none()
     if row is None:
-        raise RequestError("invalid_cursor", "after must be the id of a job of this list", param="after")
+        raise RequestError(
+            "invalid_cursor", "after must be the id of a job of this list that was not deleted", param="after"
+        )
     return row
 
 

@@ -151,4 +151,6 @@ def _cursor(after: str | None) -> UUID | None:
     try:
         return parse_file_id(after)
     except NotFound:
-        raise RequestError("invalid_cursor", "after must be the id of a file of this list", param="after") from None
+        raise RequestError(
+            "invalid_cursor", "after must be the id of a file of this list that was not deleted", param="after"
+        ) from None

@@ -25,4 +25,6 @@ def cursor_of(after: str | None) -> UUID | None:
     try:
         return None if after is None else parse_job_id(after)
     except NotFound:
-        raise RequestError("invalid_cursor", "after must be the id of a job of this list", param="after") from None
+        raise RequestError(
+            "invalid_cursor", "after must be the id of a job of this list that was not deleted", param="after"
+        ) from None
