@@ -14,7 +14,7 @@ from worker.engine.types import Output
 from worker.loading import DecodeEngine
 from worker.part import Part
 from worker.rows import feed_delta, job_key
-from worker.staging import Staging
+from worker.staging import StagedRow, Staging
 from worker.streamer import Entry
 
 IDLE_SECONDS = 0.2
@@ -115,19 +115,20 @@ class Decoder(Part):
             return
         for entry in self._staging.take(free):
             if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
-                self._assembly(entry.row).running.add(entry.request_id)
+                self._assembly(entry).running.add(entry.request_id)
                 self._engine.add(entry.sequence)
         self._on_room()
 
-    def _assembly(self, row: Row) -> Assembly:
+    def _assembly(self, entry: StagedRow) -> Assembly:
         """The job's place among those being decoded, which a former claim of it may hold still."""
-        key = str(row.job.id)
+        key = job_key(entry.request_id)
         known = self._jobs.get(key)
-        if known is not None and known.row is row:
+        if known is not None and known.row is entry.row:
             return known
-        self._forget(key)
-        self._jobs[key] = Assembly(row)
-        return self._jobs[key]
+        if known is not None:
+            self._forget(key)
+        assembly = self._jobs[key] = Assembly(entry.row)
+        return assembly
 
     def _publish_deltas(self) -> None:
         """Pass on what is new of jobs that stream."""

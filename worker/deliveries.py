@@ -117,7 +117,7 @@ class Ledger:
         """Note which of the ids taken were claimed; the others are done, cancelled or held elsewhere. Returns the
         deliveries that are done with that: this one, or those of former claims of the same jobs."""
         with self._lock:
-            done = [*filter(None, [self._remove(row.job.id) for row in rows])]
+            done = [*filter(None, [self._remove(row.job.id) for row in rows if row.job.id in self._held])]
             self._held.update((row.job.id, _Held(row, delivery)) for row in rows)
             delivery.num_open -= len(taken) - len(rows)
             return [*done, delivery] if delivery.is_done else done

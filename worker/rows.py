@@ -30,6 +30,7 @@ from worker.engine.types import ChatOptions, Output, Request, SamplingParams, Ti
 
 NO_LINKS = "link, chain and on_error are not followed: send the generations as the header of a chord, or poll them"
 
+_NO_CHAT = ChatOptions()
 # What a request's body and the engine spell alike and hold in the same type.
 _SAME = (
     "max_tokens",
@@ -90,7 +91,7 @@ def engine_requests(job: ClaimedJob) -> list[Request]:
 
 def _chat_options(values: Mapping[str, Any]) -> ChatOptions:
     if "add_generation_prompt" not in values:  # a prompt, or the input of a response
-        return ChatOptions()
+        return _NO_CHAT
     return ChatOptions(
         add_generation_prompt=values["add_generation_prompt"],
         continue_final_message=values["continue_final_message"],
