@@ -186,6 +186,8 @@ def completion_result(job: JobRecord) -> dict[str, Any]:
     `logprobs` are natural logs of the chosen tokens under the raw logits' softmax, before temperature and filters.
     """
     first = job.completions[0]
+    # The answers to one prompt share it, and it counts once.
+    prompt_tokens = sum(choice.prompt_tokens for choice in job.completions[:: job.body.get("n", 1)])
     output_tokens = sum(choice.output_tokens for choice in job.completions)
     return {
         "id": public_id(job.endpoint, job.id),
@@ -193,9 +195,9 @@ def completion_result(job: JobRecord) -> dict[str, Any]:
         **_choice(first),
         "choices": [{"index": choice.choice_index, **_choice(choice)} for choice in job.completions],
         "usage": {
-            "prompt_tokens": first.prompt_tokens,
+            "prompt_tokens": prompt_tokens,
             "completion_tokens": output_tokens,
-            "total_tokens": first.prompt_tokens + output_tokens,
+            "total_tokens": prompt_tokens + output_tokens,
         },
         "seed": first.seed,
     }

@@ -116,8 +116,13 @@ def merge(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def _follows(first: Delta, second: Delta) -> bool:
-    """Whether nothing was dropped between two pieces and both say as much of their tokens."""
-    return first.offset + len(first.text) == second.offset and bool(first.token_ids) == bool(second.token_ids)
+    """Whether nothing was dropped between two pieces, no token without text either, and both say as much of theirs."""
+    num_tokens = len(first.tokens) or len(first.token_ids)
+    return (
+        first.offset + len(first.text) == second.offset
+        and bool(first.token_ids) == bool(second.token_ids)
+        and (not num_tokens or first.token_offset + num_tokens == second.token_offset)
+    )
 
 
 def _join(first: Delta, second: Delta) -> Delta:

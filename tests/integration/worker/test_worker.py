@@ -52,6 +52,13 @@ def test_every_answer_reaches_the_database_and_its_reader(station: Station) -> N
     )
 
 
+def test_every_prompt_of_a_list_counts_once(sqlite_station: Station) -> None:
+    sqlite_station.start_worker()
+    result = sqlite_station.send(kwargs={"prompt": ["hello", "you"], "max_tokens": 2, "n": 2}).get(timeout=30)
+    assert [choice["text"] for choice in result["choices"]] == ["he", "he", "yo", "yo"]
+    assert result["usage"] == {"prompt_tokens": 8, "completion_tokens": 8, "total_tokens": 16}
+
+
 def test_listed_jobs_are_all_completed_once(station: Station) -> None:
     ids = submit(station, 1000)
     station.start_worker()

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+import pytest
 from redis import Redis
 
 from models.feed import Delta
@@ -25,9 +26,20 @@ def test_pieces_that_follow_each_other_become_one() -> None:
     ]
 
 
-def test_pieces_with_a_gap_between_them_stay_apart() -> None:
-    entries = [(ONE, Delta(0, 0, "a")), (ONE, Delta(0, 5, "b"))]
-    assert merge(entries) == entries
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Delta(0, 0, "a"), Delta(0, 5, "b")),
+        (
+            Delta(0, 0, "a", 0, [{}], [7]),
+            Delta(0, 1, "b", 2, [{}], [9]),
+        ),  # a token that is half a character has no text
+        (Delta(0, 0, "a", 0, [{}]), Delta(0, 1, "b", 2, [{}])),
+        (Delta(0, 0, "a", 0, (), [7]), Delta(0, 1, "b", 2, (), [9])),
+    ],
+)
+def test_pieces_with_a_gap_between_them_stay_apart(first: Delta, second: Delta) -> None:
+    assert merge([(ONE, first), (ONE, second)]) == [(ONE, first), (ONE, second)]
 
 
 def test_echoed_prompt_stays_alone_where_ids_are_wanted() -> None:
