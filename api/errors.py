@@ -1,7 +1,7 @@
 """Exceptions to answers: one table, one lookup along the class hierarchy, one body shape (OpenAI's)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +9,8 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from models import errors as ours
 
@@ -143,6 +145,7 @@ FIXED_HEADERS = {
     401: {"www-authenticate": "Bearer"},
     413: {"connection": "close"},  # the rest of the body is not read
 }
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")  # that some route takes
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -187,7 +190,8 @@ def on_http_error(request: Request, error: Exception) -> Response:
     kind = "not_found_error" if status == 404 else INVALID if status < 500 else SERVER
     code = HTTP_CODES.get(status, "http_error")
     message = f"{request.method} is not allowed here" if status == 405 else f"{error.detail}"
-    return error_response(request, Answer(status, kind), code=code, message=message, headers=error.headers)
+    headers = {"allow": _allowed(request)} if status == 405 else error.headers
+    return error_response(request, Answer(status, kind), code=code, message=message, headers=headers)
 
 
 def on_invalid_parameter(request: Request, error: Exception) -> Response:
@@ -230,6 +234,17 @@ def error_response(
     return Response(
         orjson.dumps(body), answer.status, headers=known | dict(headers or {}), media_type="application/json"
     )
+
+
+def _allowed(request: Request) -> str:
+    """The methods of every route of the path; the router names those of the first one alone."""
+    return ", ".join(
+        method for method in METHODS if _is_routed({**request.scope, "method": method}, request.app.routes)
+    )
+
+
+def _is_routed(scope: Scope, routes: Iterable[BaseRoute]) -> bool:
+    return any(route.matches(scope)[0] is Match.FULL for route in routes)
 
 
 def _headers_of(answer: Answer) -> dict[str, str]:

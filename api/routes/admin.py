@@ -14,7 +14,7 @@ from api.paging import list_body, page_limit
 from api.rendering import seconds
 from api.responses import json_response
 from api.services import ServicesDep
-from models.errors import NotFound
+from models.errors import NotFound, RequestError
 from models.records import WorkerRecord
 from models.refusals import first_error
 
@@ -37,7 +37,10 @@ class NewKey(BaseModel):
 def list_keys(caller: AdminDep, services: ServicesDep, after: str | None = None, limit: str | None = None) -> Response:
     """List the keys of every tenant, newest first; never a key itself."""
     most = page_limit(limit)
-    found = services.keys.list(after=after, limit=most + 1)
+    try:
+        found = services.keys.list(after=after, limit=most + 1)
+    except NotFound:
+        raise RequestError("invalid_cursor", "after must be the id of a key", param="after") from None
     return json_response(list_body([key_body(key) for key in found[:most]], has_more=len(found) > most))
 
 

@@ -139,3 +139,18 @@ def test_app_is_built_from_the_environment(sqlite_url: str, monkeypatch: pytest.
 
     assert TestClient(app).get("/health").status_code == 200
     app.state.services.database.dispose()
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/batches", "GET, POST"),
+        ("/v1/jobs/018f0000000070008000000000000001", "DELETE, GET, PATCH"),
+        ("/v1/chat/completions", "GET, POST"),
+        ("/health", "GET"),
+    ],
+)
+def test_refused_method_is_told_all_that_are_allowed(client: TestClient, path: str, allowed: str) -> None:
+    answer = client.put(path)
+
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
