@@ -67,9 +67,10 @@ def create_app(settings: Settings) -> BatchmillApp:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
     )
+    from worker.guard import TaskGuard
     from worker.prefetch import JobPrefetch
 
-    app.steps["consumer"].add(JobPrefetch)
+    app.steps["consumer"].update((JobPrefetch, TaskGuard))
     return app
 
 

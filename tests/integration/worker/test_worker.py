@@ -128,6 +128,37 @@ def test_messages_that_are_nonsense_harm_nobody(sqlite_station: Station) -> None
     assert sqlite_station.send().get(timeout=30)["text"] == "hel"
 
 
+NO_TASKS = (
+    b"[]",
+    b"{}",
+    b"7",
+    b'"xyz"',
+    b"null",
+    b"[1, 2, 3]",
+    b'[[], {}, "x"]',
+    b'[[], "x", {}]',
+    b"no json",
+    b"\xff",
+)
+
+
+@pytest.mark.parametrize("headers", [{"id": "an id"}, {}, {"id": None}], ids=["id", "no id", "null"])
+def test_messages_that_are_no_tasks_harm_nobody(sqlite_station: Station, headers: dict[str, str | None]) -> None:
+    """Celery's own worker ends at each of them, and its successor too."""
+    worker = sqlite_station.start_worker()
+    with sqlite_station.app.producer_pool.acquire(block=True) as producer:
+        for body in NO_TASKS:
+            for task in ("generate", "generate_chunk", "intake"):
+                told = {"task": task, "lang": "py", "argsrepr": "-", "kwargsrepr": "-", **headers}
+                form = {"content_type": "application/json", "content_encoding": "utf-8", "serializer": None}
+                producer.publish(body, routing_key="generate.noop", headers=told, **form)
+        old = {"task": "generate", "args": [], "kwargs": {}}  # protocol 1 has all of it in the body
+        for one in (old, old | {"id": "x", "args": 7}, old | {"id": "x", "kwargs": "y"}, {"id": "x"}):
+            producer.publish(one, routing_key="generate.noop", serializer="json")
+    assert sqlite_station.send().get(timeout=30)["text"] == "hel"
+    assert worker.poll() is None
+
+
 def test_sigterm_drains_and_leaves_the_workers_table(station: Station) -> None:
     ids = submit(station, 2000)
     worker = station.start_worker()
