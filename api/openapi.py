@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.operations import ERRORS, EVERYWHERE, OPERATIONS, TAGS, Operation, Shape
+from api.operations import ERRORS, EVENTS, EVERYWHERE, OPERATIONS, TAGS, Operation, Shape
 from api.schemas.base import Error
 from models.batch_requests import MAX_KEY_CHARS, MAX_PAIRS, MAX_VALUE_CHARS
 from models.generation import MAX_BIAS, MAX_BIASES, MAX_STOP_CHARS, MAX_STOPS, ChatRequest, CompletionRequest
@@ -82,7 +82,8 @@ def _answers(operation: Operation, *, is_guarded: bool) -> Iterator[tuple[str, J
     """The answers by status."""
     statuses = {operation.status: (), **operation.more}
     for status, media in statuses.items():
-        content: Json = {name: {"schema": {"type": "string"}} for name in media}
+        # An event is JSON whose form its type says: what reads events one by one would hold each against this.
+        content: Json = {name: {"schema": {} if name == EVENTS else {"type": "string"}} for name in media}
         if status == operation.status and (operation.shape or operation.page):
             content["application/json"] = {"schema": _shape(operation)}
         yield str(status), {"description": "Done.", **({"content": content} if content else {})}
