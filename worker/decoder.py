@@ -51,6 +51,7 @@ class Decoder(Part):
         self._finish, self._publish, self._on_room = finish, publish, on_room
         self._jobs: dict[str, Assembly] = {}  # of which something was handed to the engine, by id
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._freed_at: float | None = None  # since when slots are free that staged rows could take
         self.progressed_at = time.monotonic()
 
     def drop(self, job_ids: set[UUID]) -> None:
@@ -105,19 +106,27 @@ class Decoder(Part):
             self._engine.cancel(request_id)
 
     def _admit(self) -> None:
-        """Fill free slots, together where possible: a prefill of many rows costs little more than of one. They are left
-        empty only while they are few, others decode, and the first staged row has not waited long."""
-        free = self._engine.num_free
-        if not free or not len(self._staging):
+        """Fill free slots, together where possible: a prefill of many rows costs little more than of one."""
+        free, num_staged = self._engine.num_free, len(self._staging)
+        if not free or not num_staged:
+            self._freed_at = None
             return
-        few = free * REFILL_SHARE < self._engine.info.rows
-        if few and self._engine.has_work and self._staging.waited_seconds() < self._refill_wait_seconds:
+        if self._holds_back(free, num_staged):
             return
+        self._freed_at = None
         for entry in self._staging.take(free):
             if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
                 self._assembly(entry).running.add(entry.request_id)
                 self._engine.add(entry.sequence)
         self._on_room()
+
+    def _holds_back(self, free: int, num_staged: int) -> bool:
+        """Whether to leave free slots empty for more of them to be filled with: while they are few, more rows wait than
+        they can take, others decode, and they are not empty for long."""
+        now = time.monotonic()
+        self._freed_at = now if self._freed_at is None else self._freed_at
+        few = free * REFILL_SHARE < self._engine.info.rows and free < num_staged
+        return few and self._engine.has_work and now - self._freed_at < self._refill_wait_seconds
 
     def _assembly(self, entry: StagedRow) -> Assembly:
         """The job's place among those being decoded, which a former claim of it may hold still."""

@@ -1,7 +1,6 @@
 """Rows claimed and prepared, waiting for a slot: the queue between the feeder and the engine thread."""
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ class StagedRow:
     row: Row
     request_id: str
     sequence: Any
-    since: float  # monotonic seconds
 
 
 Prepared = tuple[Row, str, Any]  # a row, the id of its request, its sequence
@@ -35,9 +33,8 @@ class Staging:
 
     def put(self, prepared: list[Prepared]) -> None:
         """Add rows in the order given."""
-        now = time.monotonic()
         with self._changed:
-            self._rows.extend(StagedRow(*entry, now) for entry in prepared)
+            self._rows.extend(StagedRow(*entry) for entry in prepared)
             self._changed.notify_all()
 
     def take(self, count: int) -> list[StagedRow]:
@@ -57,11 +54,6 @@ class Staging:
         """The jobs that something is staged of."""
         with self._changed:
             return {staged.row.job.id for staged in self._rows}
-
-    def waited_seconds(self) -> float:
-        """How long the first row has been here; 0 when there is none."""
-        with self._changed:
-            return time.monotonic() - self._rows[0].since if self._rows else 0.0
 
     def wait_for_rows(self, timeout_seconds: float) -> None:
         """Return when there is a row, or after the time."""

@@ -4,11 +4,16 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
+import pytest
+
+from models.records import ClaimedJob
 from tests.unit.worker.test_staging import row
 from worker.decoder import Decoder
-from worker.deliveries import Delivery, FinishedRow, Ledger
-from worker.engine.types import Output, Request
+from worker.deliveries import Delivery, FinishedRow, Ledger, Row
+from worker.engine.types import Completion, Output, Request
+from worker.feeder import longest_first
 from worker.noop_engine import NoopEngine
 from worker.staging import Staging
 
@@ -82,3 +87,59 @@ def test_engine_that_fails_is_reported_and_drop_does_not_hang() -> None:
         decoder.join(10)
         assert crashes == ["crash"]
         decoder.drop({row(1).job.id})
+
+
+class OneByOne(NoopEngine):
+    """Finishes one row a step, and notes how many were added together."""
+
+    def __init__(self) -> None:
+        super().__init__(rows=32)
+        self.added = [0]
+
+    def add(self, sequence: Request) -> None:
+        super().add(sequence)
+        self.added[-1] += 1
+
+    def step(self) -> list[Output]:
+        request = self._waiting.popleft()
+        self.added.append(0)
+        return [Output(request.id, [0], (Completion(text="", finish_reason="length"),))]
+
+
+@pytest.mark.parametrize(("refill_wait_seconds", "together"), [(60.0, 2), (0.0, 1)])
+def test_freed_slots_are_filled_a_sixteenth_of_the_rows_at_a_time(refill_wait_seconds: float, together: int) -> None:
+    engine, finished = OneByOne(), threading.Semaphore(0)
+    staging, ledger = Staging(), Ledger()
+    rows = [row(number) for number in range(64)]
+    ledger.hold(Delivery([]), [held.job.id for held in rows], rows)
+    staging.put([(held, str(held.job.id), Request(str(held.job.id), "a")) for held in rows])
+    decoder = Decoder(
+        engine,
+        staging,
+        ledger,
+        refill_wait_seconds=refill_wait_seconds,
+        finish=lambda done: finished.release(),
+        publish=lambda entries: None,
+        on_room=lambda: None,
+        on_crash=lambda: None,
+    )
+    decoder.start()
+    for _ in rows:
+        assert finished.acquire(timeout=10)
+    decoder.stop()
+    decoder.join(10)
+    # What is left when all that waits finds a slot goes in at once: nobody is worth waiting for then.
+    refills = [number for number in engine.added[1:] if number]
+    assert engine.added[0] == 32
+    assert set(refills) == {together}
+    assert sum(refills) == 32
+
+
+def test_rows_claimed_together_begin_with_the_longest() -> None:
+    def claimed(number: int, priority: int, max_tokens: int | None) -> Row:
+        body = {} if max_tokens is None else {"max_tokens": max_tokens}
+        job = ClaimedJob(UUID(int=number), 1, "/v1/completions", "m", body, priority, None, 0, "default")
+        return Row(UUID(int=0), job)
+
+    rows = [claimed(1, 4, 5), claimed(2, 4, 50), claimed(3, 9, 1), claimed(4, 4, None)]
+    assert [row.job.id.int for row in sorted(rows, key=longest_first)] == [3, 4, 2, 1]

@@ -33,10 +33,3 @@ def test_room_is_waited_for_and_no_longer_than_asked() -> None:
     assert staging.wait_for_room(1, timeout_seconds=0.01) == 0
     threading.Timer(0.01, staging.take, (1,)).start()
     assert staging.wait_for_room(1, timeout_seconds=10) == 1
-
-
-def test_waiting_time_is_that_of_the_first_row() -> None:
-    staging = Staging()
-    assert staging.waited_seconds() == 0
-    staging.put([(row(1), "1", "a")])
-    assert staging.waited_seconds() > 0
