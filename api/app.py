@@ -10,7 +10,7 @@ from api import errors
 from api.auth import caller
 from api.housekeeping import Housekeeper
 from api.metrics import RequestMetrics
-from api.openapi import DocumentedAPI
+from api.openapi.document import DocumentedAPI
 from api.request_id import RequestIds
 from api.routes import (
     admin,

@@ -127,6 +127,7 @@ TABLE: dict[type[Exception], Answer] = {
     ResultNotReady: Answer(409, INVALID, retry=True),
     ours.IdempotencyKeyReused: Answer(422, INVALID),
     ours.BatchClosed: Answer(409, INVALID, retry=False),
+    ours.IntakeLost: Answer(409, INVALID, retry=False),  # between workers; no request meets it
     ours.BatchNotFinal: Answer(409, INVALID, retry=False),
     ours.JobNotFinal: Answer(409, INVALID, retry=False),
     ours.JobNotQueued: Answer(409, INVALID, retry=False),

@@ -3,9 +3,9 @@
 from typing import Any
 
 from api.body import MAX_BODY_BYTES
-from api.file_form import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
-from api.file_rendering import MAX_FILENAME_CHARS
+from api.files.form import MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS
 from api.paging import MAX_LIMIT
+from api.rendering.files import MAX_FILENAME_CHARS
 from api.routes.files import MAX_LISTED
 from api.waiting import MAX_WAIT_SECONDS
 from models import batch_requests, generation, job_requests, prompts, usage

@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.broker import Broker
-from api.committer import Committer
-from api.feed import Feed
 from api.keyring import Keyring
-from api.known_models import KnownModels
 from api.metrics import Metrics
 from api.snapshot import Snapshot
+from api.streams.feed import Feed
+from api.submitting.committer import Committer
+from api.submitting.known_models import KnownModels
 from api.waiting import BatchWatch, Holders, Watch
 from models.batch_store import BatchStore
 from models.blobs import Blobs

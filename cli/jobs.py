@@ -4,7 +4,7 @@ import time
 
 import orjson
 
-from api.job_rendering import job_body
+from api.rendering.jobs import job_body
 from cli.console import write_out
 from models.database import Database
 from models.errors import NotFound

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from api.key_rendering import key_body, key_status
+from api.rendering.keys import key_body, key_status
 from cli.console import write_out
 from cli.db import open_upgraded
 from models import migrations

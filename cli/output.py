@@ -12,8 +12,8 @@ from uuid import UUID
 
 import orjson
 
-from api.choice_rendering import UNFINISHED_CODES, error_entry, error_of
-from api.rendering import error_line, output_line
+from api.rendering.bodies import error_line, output_line
+from api.rendering.choices import UNFINISHED_CODES, error_entry, error_of
 from models.batch_store import BatchStore
 from models.records import JobRecord
 from models.status import FINAL, Status

@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.auth import AdminDep
 from api.body import read_json
-from api.key_rendering import key_body
 from api.paging import list_body, page_limit
-from api.rendering import seconds
+from api.rendering.bodies import seconds
+from api.rendering.keys import key_body
 from api.responses import json_response
 from api.services import ServicesDep
 from models.errors import NotFound, RequestError

@@ -8,18 +8,18 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import CallerDep
-from api.batch_creation import retry_failed
-from api.batch_reading import mark_of, read_batch, show_batch
-from api.batch_rendering import result_line, until_unfinished
+from api.batches.creation import retry_failed
+from api.batches.reading import mark_of, read_batch, show_batch
 from api.body import read_optional_json
-from api.idempotent import once_of
-from api.job_rendering import job_body
 from api.paging import list_body, page_limit
-from api.rendering import Json
+from api.rendering.batches import result_line, until_unfinished
+from api.rendering.bodies import Json
+from api.rendering.jobs import job_body
 from api.responses import REPLAYED, json_response
 from api.routes.batches import Wait
 from api.routes.parameters import After, Limit
 from api.services import Services, ServicesDep
+from api.submitting.idempotent import once_of
 from api.waiting import patience_seconds, wanted_seconds
 from models.batch_requests import parse_retry_request
 from models.errors import NotFound, RequestError

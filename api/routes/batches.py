@@ -9,15 +9,15 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.background import BackgroundTask
 
 from api.auth import CallerDep
-from api.batch_creation import PURPOSE, create_batch
-from api.batch_reading import mark_of, read_batch, show_batch, show_batches
+from api.batches.creation import PURPOSE, create_batch
+from api.batches.reading import mark_of, read_batch, show_batch, show_batches
 from api.body import read_json
 from api.errors import Conflict
-from api.idempotent import once_of
 from api.paging import list_body, metadata_filter, page_limit
 from api.responses import REPLAYED, json_response
 from api.routes.parameters import After, Limit
 from api.services import Services, ServicesDep
+from api.submitting.idempotent import once_of
 from api.waiting import patience_seconds, wanted_seconds
 from models.batch_requests import parse_batch_request
 from models.errors import BatchmillError, FileInUse, NotFound, RequestError

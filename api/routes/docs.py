@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from api.docs_page import POLICY, render
+from api.openapi.page import POLICY, render
 
 router = APIRouter()
 

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Response
 
 from api.auth import CallerDep
-from api.job_events import Cursor
+from api.rendering.job_events import Cursor
 from api.services import ServicesDep
-from api.streaming import stream_job
+from api.streams.streaming import stream_job
 from models.ids import parse_job_id
 
 router = APIRouter()

@@ -10,13 +10,13 @@ from pydantic import WithJsonSchema
 from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, CallerDep
-from api.content import MAX_LINES_MEASURED, batch_file, download, measure
-from api.file_form import FIELDS, MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS, PURPOSES, check_listed_purpose, new_file
-from api.file_rendering import file_body
+from api.files.content import MAX_LINES_MEASURED, batch_file, download, measure
+from api.files.form import FIELDS, MAX_EXPIRY_SECONDS, MIN_EXPIRY_SECONDS, PURPOSES, check_listed_purpose, new_file
+from api.files.uploads import Patience, read_form
 from api.paging import list_body, page_limit
+from api.rendering.files import file_body
 from api.responses import json_response
 from api.services import Services, ServicesDep
-from api.uploads import Patience, read_form
 from models.blobs import BlobWriter
 from models.errors import NotFound, RequestError
 from models.ids import parse_file_id, public_id, uuid7

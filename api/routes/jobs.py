@@ -8,20 +8,20 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api import job_reading
 from api.auth import CallerDep
 from api.body import read_json, read_optional_json
-from api.endings import completed
 from api.errors import ResultNotReady
-from api.job_creation import create_job, create_jobs, retry_job
-from api.job_polling import poll
-from api.job_reading import read_job, read_when_reached, show_job
-from api.job_rendering import REQUEST, RESULT, job_body
+from api.jobs import reading as job_reading
+from api.jobs.creation import create_job, create_jobs, retry_job
+from api.jobs.polling import poll
+from api.jobs.reading import read_job, read_when_reached, show_job
 from api.paging import list_body, metadata_filter, page_limit
-from api.rendering import background_body
+from api.rendering.bodies import background_body
+from api.rendering.jobs import REQUEST, RESULT, job_body
 from api.responses import REPLAYED, json_response
 from api.routes.parameters import After, Limit, Order, Until, Wait, cursor_of
 from api.services import Services, ServicesDep
+from api.submitting.endings import completed
 from models.errors import NotFound, RequestError
 from models.ids import parse_batch_id, parse_job_id
 from models.job_requests import JobPatch, PollRequest, parse_jobs, read_fields

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from api.errors import ModelNotFound
-from api.rendering import seconds
+from api.rendering.bodies import seconds
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from models.records import WorkerRecord

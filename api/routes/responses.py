@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from api.auth import NEEDS_KEY
-from api.generating import generate
+from api.submitting.generating import generate
 from models.requests import RESPONSES
 
 router = APIRouter()

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.auth import CallerDep
-from api.job_reading import cancel_job, read_job, read_when_reached
+from api.jobs.reading import cancel_job, read_job, read_when_reached
+from api.jobs.stored_items import input_items, items_page
 from api.paging import page_limit
+from api.rendering.stored import deleted_body, stored_body
 from api.responses import json_response
 from api.routes.parameters import After, Limit, Order, Until, Wait
 from api.services import ServicesDep
-from api.stored_items import input_items, items_page
-from api.stored_rendering import deleted_body, stored_body
-from api.streaming import stream_response
+from api.streams.streaming import stream_response
 from models.ids import parse_job_id
 from models.requests import COMPLETIONS, RESPONSES
 

@@ -5,13 +5,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import CallerDep
 from api.body import read_json
-from api.job_reading import cancel_job, read_job, read_when_reached
+from api.jobs.reading import cancel_job, read_job, read_when_reached
+from api.jobs.stored_items import chat_items, items_page
 from api.paging import list_body, metadata_filter, page_limit
+from api.rendering.stored import deleted_body, stored_body
 from api.responses import json_response
 from api.routes.parameters import After, Limit, Order, Until, Wait, cursor_of
 from api.services import ServicesDep
-from api.stored_items import chat_items, items_page
-from api.stored_rendering import deleted_body, stored_body
 from models.ids import parse_job_id
 from models.job_requests import MetadataUpdate, read_fields
 from models.listing import JobFilter, Page

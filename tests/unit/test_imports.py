@@ -24,14 +24,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"models"} | SQL | DATA,
     "models.blobs": {"models", "fsspec"},
     "api": {"models", "api", "fastapi", "prometheus_client", "python_multipart", "starlette", "uvicorn"} | DATA,
-    "api.feed": {"models", "api", "redis"},
+    "api.streams.feed": {"models", "api", "redis"},
     "api.broker": {"models"} | CELERY,
-    # The command line renders with these: no FastAPI.
-    "api.rendering": {"models", "api.choice_rendering", "api.response_rendering"} | DATA,
-    "api.choice_rendering": {"models"} | DATA,
-    "api.response_rendering": {"models", "api.choice_rendering"} | DATA,
-    "api.job_rendering": {"models", "api.rendering"} | DATA,
-    "api.batch_rendering": {"models", "api.rendering"},
+    "api.rendering": {"models", "api.rendering"} | DATA,  # the command line renders with it: no FastAPI
     "worker": {"models", "worker"} | CELERY | DATA,
     "worker.validation": {"models", "worker", "numpy"},
     "worker.engine": {"worker.engine"} | TENSORS,
@@ -155,7 +150,9 @@ def test_api_loads_no_tensors_and_no_worker() -> None:
 
 
 def test_rendering_loads_no_web_framework() -> None:
-    assert loaded("import api.job_rendering", "fastapi", "starlette", "celery", "torch") == set()
+    names = ", ".join(name for name in modules() if is_within(name, "api.rendering") and not name.endswith("__"))
+
+    assert loaded(f"import {names}", "fastapi", "starlette", "celery", "torch") == set()
 
 
 def test_command_line_starts_light() -> None:
@@ -186,10 +183,10 @@ def test_producers_load_no_tensors(module: str) -> None:
         ("api.routes.jobs", "from worker.pool import DecodePool"),
         ("api.routes.jobs", "import sqlalchemy"),
         ("api.routes.jobs", "import celery"),
-        ("api.rendering", "from fastapi import Response"),
-        ("api.rendering", "from . import app"),
+        ("api.rendering.bodies", "from fastapi import Response"),
+        ("api.rendering.bodies", "from .. import app"),
         ("worker.pool", "import torch"),
-        ("worker.pool", "from api.rendering import completion"),
+        ("worker.pool", "from api.rendering.bodies import completion"),
         ("worker.engine.engine", "from models.records import JobRecord"),
         ("worker.engine.engine", "from .. import tasks"),
         ("worker.trainer.train", "from ..celery_app import app"),

@@ -159,7 +159,7 @@ def test_failed_lines_make_a_new_batch(
 def test_failed_lines_of_many_pages_are_all_repeated(
     client: TestClient, app: FastAPI, worker: Worker, intake: Intake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_creation.PAGE", 2)
+    monkeypatch.setattr("api.batches.creation.PAGE", 2)
     lines = [request_line(number) for number in range(9)]
     body = {"input_file_id": stored_file(app, lines), "endpoint": "/v1/completions", "completion_window": "1d"}
     batch_id = client.post("/v1/batches", json=body).json()["id"]
@@ -175,7 +175,7 @@ def test_failed_lines_of_many_pages_are_all_repeated(
 def test_batch_that_is_deleted_while_its_failed_lines_are_copied_is_not_repeated_in_part(
     client: TestClient, worker: Worker, batch_id: str, rows: list[UUID], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.batch_creation.PAGE", 1)
+    monkeypatch.setattr("api.batches.creation.PAGE", 1)
     for job_id in rows:
         worker.fail(worker.claim(job_id), "out_of_memory")
     read = BatchStore.results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from api.committer import MAX_GROUP, MAX_GROUP_BYTES, MAX_WAITING_BYTES, Committer
+from api.submitting.committer import MAX_GROUP, MAX_GROUP_BYTES, MAX_WAITING_BYTES, Committer
 from models.database import Database
 from models.errors import DatabaseUnavailable, IdempotencyKeyReused, Overloaded
 from models.idempotency import by_key

@@ -38,7 +38,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
         return noted
 
-    from api import job_polling
+    from api.jobs import polling as job_polling
     from api.routes import batch_rows, jobs, stored, stored_chats
 
     for module, name in (

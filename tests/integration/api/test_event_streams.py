@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from api.feed import MAX_ENTRIES, Feed
-from api.following import Following
-from api.job_events import Cursor, JobEvents
-from api.streaming import KEEPALIVE, EventStream
+from api.rendering.job_events import Cursor, JobEvents
+from api.streams.feed import MAX_ENTRIES, Feed
+from api.streams.following import Following
+from api.streams.streaming import KEEPALIVE, EventStream
 from api.waiting import Watch
 from models.database import Database
 from models.store import Store

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import redis
 
-from api.feed import BEGINNING, Entries, Feed
+from api.streams.feed import BEGINNING, Entries, Feed
 from models.ids import uuid7
 from tests.integration.api.conftest import NO_REDIS
 from tests.integration.api.streams import Publisher

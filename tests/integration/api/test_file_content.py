@@ -12,8 +12,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from api import batch_files
-from api.batch_files import BatchFile
+from api.files import batch_files
+from api.files.batch_files import BatchFile
 from api.services import Services
 from models.errors import NotFound
 from models.ids import public_id

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from api.operations import OPERATIONS
+from api.openapi.operations import OPERATIONS
 from models.database import Database
 from models.settings import load_settings
 from tests.integration.api.conftest import NO_REDIS, serving

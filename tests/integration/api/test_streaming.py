@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 from sqlalchemy import select
 
-from api import streaming
+from api.streams import streaming
 from models.database import Database
 from models.ids import parse_job_id
 from models.records import ClaimedJob

@@ -202,8 +202,8 @@ def test_download_that_nobody_reads_any_more_ends(
     batch = services.batches.get(batch_id)
     assert batch is not None
     assert batch.error_file_id is not None
-    monkeypatch.setattr("api.batch_files.CHUNK_BYTES", 1)
-    monkeypatch.setattr("api.batch_files.MAX_PAGE", 1)
+    monkeypatch.setattr("api.files.batch_files.CHUNK_BYTES", 1)
+    monkeypatch.setattr("api.files.batch_files.MAX_PAGE", 1)
     reads: list[float] = []
     gone = threading.Event()
     results = type(services.batches).results

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from redis import Redis
 
-from api.rendering import endpoint_body
+from api.rendering.bodies import endpoint_body
 from tests.integration.worker.conftest import Station
 
 PROMPT = "json.dumps:"

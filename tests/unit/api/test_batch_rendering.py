@@ -10,7 +10,7 @@ import orjson
 import pytest
 from openai.types import Batch
 
-from api.batch_rendering import Surroundings, batch_body, result_line, until_unfinished
+from api.rendering.batches import Surroundings, batch_body, result_line, until_unfinished
 from models.records import BatchRecord, ErrorCount, JobError
 from models.status import BatchStatus, Status
 from tests.unit.api.test_rendering import job, unfinished

@@ -2,8 +2,8 @@
 
 import pytest
 
-from api.file_form import FIELDS, check_listed_purpose, new_file
-from api.multipart import Form
+from api.files.form import FIELDS, check_listed_purpose, new_file
+from api.files.multipart import Form
 from models.errors import RequestError
 from models.ids import uuid7
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from api.file_rendering import display_name, download_headers, file_body
+from api.rendering.files import display_name, download_headers, file_body
 from models.ids import uuid7
 from models.records import FileRecord
 

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from api.job_rendering import job_body, job_entry
-from api.rendering import endpoint_body
+from api.rendering.bodies import endpoint_body
+from api.rendering.jobs import job_body, job_entry
 from models.records import JobError
 from models.status import Status
 from tests.unit.api.test_rendering import AT, BATCH, COMPLETION, ID, SECONDS, job, unfinished

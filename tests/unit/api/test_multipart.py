@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import RequestTooLarge, UnsupportedMedia
-from api.multipart import MAX_FIELD_BYTES, MAX_PARTS, Form, FormReader, boundary_of
+from api.files.multipart import MAX_FIELD_BYTES, MAX_PARTS, Form, FormReader, boundary_of
 from models.errors import RequestError
 from tests.unit.api.forms import BOUNDARY, Part, encoded, upload
 

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from api.app import create_app
-from api.docs_page import POLICY, render
+from api.openapi.page import POLICY, render
 from models.database import Database
 from models.requests import SCHEMAS, parse_body
 from models.settings import load_settings

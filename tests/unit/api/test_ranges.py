@@ -3,7 +3,7 @@
 import pytest
 
 from api.errors import RangeNotSatisfiable
-from api.ranges import content_range, cut, wants_range
+from api.files.ranges import content_range, cut, wants_range
 
 
 @pytest.mark.parametrize(

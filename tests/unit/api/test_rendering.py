@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from api.rendering import background_body, endpoint_body, error_line, output_line
+from api.rendering.bodies import background_body, endpoint_body, error_line, output_line
 from models.records import CompletionRecord, JobError, JobRecord
 from models.status import Status
 

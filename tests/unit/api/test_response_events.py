@@ -6,9 +6,9 @@ from typing import Any
 import orjson
 import pytest
 
-from api.rendering import Json
-from api.response_events import ENDED_WITHOUT_TEXT, ResponseEvents, known_chars
-from api.stream_progress import Item, Progress
+from api.rendering.bodies import Json
+from api.rendering.progress import Item, Progress
+from api.rendering.response_events import ENDED_WITHOUT_TEXT, ResponseEvents, known_chars
 from models.feed import Delta
 from models.records import CompletionRecord, JobError, JobRecord
 from models.status import Status

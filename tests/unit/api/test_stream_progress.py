@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.stream_progress import Progress
+from api.rendering.progress import Progress
 from models.feed import Delta
 from models.records import CompletionRecord
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import orjson
 
-from api.stream_progress import Item
-from api.stream_rendering import DONE, Chunks, ServerEvent
+from api.rendering.progress import Item
+from api.rendering.streams import DONE, Chunks, ServerEvent
 from models.feed import Delta
 from models.records import JobRecord
 from models.status import Status

@@ -8,8 +8,8 @@ from fastapi import Request
 from starlette.types import Message
 
 from api.errors import RequestTimeout, RequestTooLarge, UnsupportedMedia
-from api.multipart import Form
-from api.uploads import FORM_BYTES, READ_BYTES, Patience, read_form
+from api.files.multipart import Form
+from api.files.uploads import FORM_BYTES, READ_BYTES, Patience, read_form
 from tests.unit.api.forms import BOUNDARY, encoded, upload
 
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}

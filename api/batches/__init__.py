@@ -1,0 +1,1 @@
+"""What the routes about batches do beyond one call of the store."""

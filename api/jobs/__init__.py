@@ -1,0 +1,1 @@
+"""What the routes about jobs do beyond one call of the store."""
