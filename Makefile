@@ -45,8 +45,8 @@ unit: install ## tests that need nothing
 integration: install ## tests with real Redis, PostgreSQL and SQLite
 	$(BIN)/pytest -m "not slow" tests/integration
 
-acceptance: install ## tests with real processes and signals
-	$(BIN)/pytest -m "not slow" tests/acceptance
+acceptance: install ## tests with real processes and signals; also the older official clients, from the registry
+	$(BIN)/pytest tests/acceptance
 
 format: install ## write the format and the safe fixes
 	$(BIN)/ruff format .

@@ -56,15 +56,7 @@ def _openai(batch: BatchRecord) -> Json:
         "status": batch.status,
         "output_file_id": _file_id(batch.output_file_id, is_whole and batch.num_completed > 0),
         "error_file_id": _file_id(batch.error_file_id, is_whole and num_other > 0),
-        "created_at": seconds(batch.created_at),
-        "in_progress_at": seconds(batch.in_progress_at),
-        "expires_at": seconds(batch.expires_at),
-        "finalizing_at": seconds(batch.finalizing_at),
-        "completed_at": seconds(batch.completed_at),
-        "failed_at": seconds(batch.failed_at),
-        "expired_at": seconds(batch.expired_at),
-        "cancelling_at": seconds(batch.cancelling_at),
-        "cancelled_at": seconds(batch.cancelled_at),
+        **_times(batch),
         "request_counts": {
             "total": num_requests(batch),
             "completed": batch.num_completed,
@@ -78,6 +70,21 @@ def _openai(batch: BatchRecord) -> Json:
             "total_tokens": batch.prompt_tokens + batch.output_tokens,
         },
         "metadata": dict(batch.metadata),
+    }
+
+
+def _times(batch: BatchRecord) -> Json:
+    """When it came to each state; null for one it did not come to."""
+    return {
+        "created_at": seconds(batch.created_at),
+        "in_progress_at": seconds(batch.in_progress_at),
+        "expires_at": seconds(batch.expires_at),
+        "finalizing_at": seconds(batch.finalizing_at),
+        "completed_at": seconds(batch.completed_at),
+        "failed_at": seconds(batch.failed_at),
+        "expired_at": seconds(batch.expired_at),
+        "cancelling_at": seconds(batch.cancelling_at),
+        "cancelled_at": seconds(batch.cancelled_at),
     }
 
 

@@ -56,7 +56,6 @@ async def stream_answer(
     connection.
     """
     job = await _read(services, caller, job_id)
-    is_response = job.endpoint == RESPONSES
 
     def forget() -> None:
         if may_cancel and services.holders.is_alone(job_id):
@@ -66,22 +65,36 @@ async def stream_answer(
         stack.enter_context(services.holders.holding(job_id))
         following = _follow(services, job)
         stack.callback(following.close)
-        # A response in the background is told from its first state on, and its failure is one of its events.
-        held = [] if is_response and background else await unless_gone(request, _lead(following), on_gone=forget)
+        held = await _held_back(request, following, job, background=background, on_gone=forget)
         if held is None:
             return Response(status_code=CLIENT_GONE)
-        if held and _is_end(held[-1]) and not background:
-            completed(held[-1])
         on_end = stack.pop_all().close
     return EventStream(
         following,
-        ResponseEvents(job, response_body).render if is_response else _or_raise(Chunks(job).render),
+        _renderer(job),
         first=held,
         patience_seconds=None if background else services.settings.sync_timeout_seconds,
         on_gone=forget,
         on_end=on_end,
         headers=headers,
     )
+
+
+async def _held_back(
+    request: Request, following: Following, job: JobRecord, *, background: bool, on_gone: Callable[[], object]
+) -> Sequence[Item] | None:
+    """What is there before the first byte goes out; None when the client hung up. Raises as the synchronous answer."""
+    if background and job.endpoint == RESPONSES:
+        return []  # told from its first state on, and its failure is one of its events
+    held = await unless_gone(request, _lead(following), on_gone=on_gone)
+    if held and not background and _is_end(held[-1]):
+        completed(held[-1])
+    return held
+
+
+def _renderer(job: JobRecord) -> Render:
+    """What writes a created job's stream: its endpoint's form."""
+    return ResponseEvents(job, response_body).render if job.endpoint == RESPONSES else _or_raise(Chunks(job).render)
 
 
 async def stream_response(services: Services, caller: Caller, job_id: UUID, *, starting_after: int | None) -> Response:

@@ -110,7 +110,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """`batchmill serve` with the demo model, shared by every test that only talks to it."""
     served = Served(tmp_path_factory.mktemp("served"))

@@ -14,6 +14,7 @@ import pytest
 
 from tests.acceptance.conftest import Desk, Json
 from tests.acceptance.test_serve import Service
+from tests.freezing import between_writes
 from tests.waiting import wait_until
 
 NUM_LINES = 300
@@ -45,8 +46,9 @@ def paused(service: Service) -> Iterator[Callable[[], None]]:
     """The worker stands still until this is called."""
     worker = service.desk.children(service.process)["worker"]
     processes = [worker, *worker.children(recursive=True)]
-    for process in processes:
-        process.suspend()
+    with between_writes(f"sqlite:///{service.desk.folder / '.batchmill' / 'batchmill.db'}"):
+        for process in processes:
+            process.suspend()
 
     def go_on() -> None:
         for process in processes:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pytest
 from celery import Celery
 
 from models.database import Database
-from models.engines import WriteLock
 from models.store import Store
+from tests.freezing import between_writes
 from tests.waiting import wait_until
 
 START_SECONDS = 60.0
@@ -61,10 +61,8 @@ class Station:
         return self.app.send_task("generate", kwargs=kwargs, queue=queue, **options)
 
     def freeze(self, worker: "subprocess.Popen[bytes]") -> None:
-        """Stop a worker between two of its writes: one stopped inside a write holds SQLite's lock, and nobody else
-        could register or claim until it goes on."""
-        path = self.database.engine.url.database or ""
-        with WriteLock(path, START_SECONDS).held() if self.database.dialect == "sqlite" else nullcontext():
+        """Stop a worker, so that the others can go on."""
+        with between_writes(self.database_url):
             worker.send_signal(signal.SIGSTOP)
 
     def log(self) -> str:
