@@ -20,6 +20,11 @@ from tests.acceptance.served import Served
 Json = dict[str, Any]
 
 
+def heed_interrupts() -> None:
+    """Before a command starts: what runs in the background of a script inherits that ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Desk:
     """A folder in which commands are run, and every process they leave behind."""
 
@@ -49,6 +54,7 @@ class Desk:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,
         )
 
     def run(self, *arguments: str, stdin: str = "", **environment: str) -> "subprocess.CompletedProcess[str]":

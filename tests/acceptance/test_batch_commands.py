@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.acceptance.conftest import Desk, Json
+from tests.acceptance.conftest import Desk, Json, heed_interrupts
 from tests.acceptance.test_serve import Service
 from tests.freezing import between_writes
 from tests.waiting import wait_until
@@ -77,6 +77,7 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=writing,
+            preexec_fn=heed_interrupts,
         )
         os.close(writing)
         self.seen = ""
