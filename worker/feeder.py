@@ -2,7 +2,6 @@
 
 import logging
 import queue
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -86,7 +85,7 @@ class Feeder(Part):
         """Take, claim, prepare, until stopped."""
         while not self._stopping.is_set():
             # One engine's worth of rows stands ready behind the live ones.
-            room = self._staging.wait_for_room(self._engine.info.rows, IDLE_SECONDS)
+            room = self._staging.wait_for_room(IDLE_SECONDS)
             if room <= 0:
                 continue
             if self._claimed:
@@ -147,7 +146,7 @@ class Feeder(Part):
             self._num_waiting -= sum(len(ids) for _, ids in portions)
         self._on_accepted([delivery for delivery, _ in portions])
         self._on_finished(done)
-        self._claimed.extend(sorted(rows, key=longest_first))
+        self._claimed.extend(rows)
         if rows:
             self._requests_per_job = sum(num_prompts(row.job) for row in rows) // len(rows)
             self._stage(sum(len(ids) for _, ids in portions))
@@ -181,10 +180,3 @@ class Feeder(Part):
         if self._ledger.end(row):  # else it was cancelled meanwhile
             self._finish(FinishedRow(row, outcome))
         return []
-
-
-def longest_first(row: Row) -> tuple[int, int]:
-    """Of rows claimed together and equally urgent the longest begin first: the end of a queue then holds many short
-    ones, and not one long one with empty slots beside it."""
-    limit = row.job.body.get("max_tokens")
-    return -row.job.priority, -sys.maxsize if limit is None else -limit

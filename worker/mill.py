@@ -59,7 +59,7 @@ class Mill:
         self._engine = load_engine(settings)
         self.rows = self._engine.info.rows
         self._claims = Claims(database, max_attempts=settings.max_attempts)
-        self._ledger, self._staging = Ledger(), Staging()
+        self._ledger, self._staging = Ledger(), Staging(self.rows)
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
         self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)

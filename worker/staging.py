@@ -1,7 +1,7 @@
 """Rows claimed and prepared, waiting for a slot: the queue between the feeder and the engine thread."""
 
+import sys
 import threading
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,49 +19,74 @@ class StagedRow:
 
 
 Prepared = tuple[Row, str, Any]  # a row, the id of its request, its sequence
+_Entry = tuple[int, StagedRow]  # with how many had left when it came
+PATIENCE = 4  # how many engines' worth of later rows may begin before a row
 
 
 class Staging:
-    """A queue whose producer can wait for room and whose consumer can wait for rows. Counts requests, not jobs."""
+    """A queue whose producer can wait for room and whose consumer can wait for rows. Counts requests, not jobs.
 
-    def __init__(self) -> None:
-        self._rows: deque[StagedRow] = deque()
+    Meant to hold up to `room` of them. The more urgent leave first. Equally urgent ones leave in order of arrival while
+    the queue is full, and those that will decode longest first once it is not: then nothing more waits outside, and the
+    end of the work should be many short rows and not one long one with empty slots beside it. (Longest first from the
+    start would fill the engine with rows that all end late, before which none of the later ones begins.)
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._rows: list[_Entry] = []
+        self._num_left = 0
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def put(self, prepared: list[Prepared]) -> None:
-        """Add rows in the order given."""
+        """Add rows."""
         with self._changed:
-            self._rows.extend(StagedRow(*entry) for entry in prepared)
+            self._rows.extend((self._num_left, StagedRow(*entry)) for entry in prepared)
             self._changed.notify_all()
 
     def take(self, count: int) -> list[StagedRow]:
-        """Remove up to `count` rows from the front."""
+        """Remove up to `count` rows: those that are to begin next, in that order."""
         with self._changed:
-            taken = [self._rows.popleft() for _ in range(min(count, len(self._rows)))]
+            is_full = len(self._rows) >= self._room
+            order = sorted(self._rows, key=_urgent_first if is_full else self._longest_first)
+            taken, self._rows = order[:count], order[count:]
+            self._num_left += len(taken)
             self._changed.notify_all()
-        return taken
+        return [staged for _, staged in taken]
+
+    def _longest_first(self, entry: _Entry) -> tuple[int, bool, int]:
+        """Except that who has seen many others leave goes before all of these."""
+        num_left_before, staged = entry
+        limit = staged.row.job.body.get("max_tokens")
+        is_patient = self._num_left - num_left_before < PATIENCE * self._room
+        return -staged.row.job.priority, is_patient, -sys.maxsize if limit is None else -limit
 
     def remove(self, job_ids: set[UUID]) -> None:
         """Take out the rows of these jobs, wherever they stand."""
         with self._changed:
-            self._rows = deque(staged for staged in self._rows if staged.row.job.id not in job_ids)
+            self._rows = [entry for entry in self._rows if entry[1].row.job.id not in job_ids]
             self._changed.notify_all()
 
     def job_ids(self) -> set[UUID]:
         """The jobs that something is staged of."""
         with self._changed:
-            return {staged.row.job.id for staged in self._rows}
+            return {staged.row.job.id for _, staged in self._rows}
 
     def wait_for_rows(self, timeout_seconds: float) -> None:
         """Return when there is a row, or after the time."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._rows), timeout_seconds)
 
-    def wait_for_room(self, limit: int, timeout_seconds: float) -> int:
-        """Return how many rows fit below `limit`, after waiting for at least one place."""
+    def wait_for_room(self, timeout_seconds: float) -> int:
+        """Return how many more rows it is meant to hold, after waiting for at least one place."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._rows) < limit, timeout_seconds)
-            return limit - len(self._rows)
+            self._changed.wait_for(lambda: len(self._rows) < self._room, timeout_seconds)
+            return self._room - len(self._rows)
+
+
+def _urgent_first(entry: _Entry) -> tuple[int, int]:
+    num_left_before, staged = entry
+    return -staged.row.job.priority, num_left_before

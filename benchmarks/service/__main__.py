@@ -38,8 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     for case in options.cases:
         with tempfile.TemporaryDirectory(prefix="batchmill-bench-", ignore_cleanup_errors=True) as folder:
             figures[case] = runs[case](Path(folder))
-        if case == "tokens":
-            figures[case]["share of the bare engine"] = figures[case]["service"] / figures[case]["bare engine"]
         _show(case, figures[case])
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2) + "\n")

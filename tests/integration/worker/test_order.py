@@ -1,4 +1,4 @@
-"""The order in which rows that were claimed together begin."""
+"""The order in which rows begin once nothing more waits outside."""
 
 from models.database import Database
 from tests.integration.worker.workbench import Workbench
@@ -18,7 +18,7 @@ class NotingEngine(NoopEngine):
         super().add(sequence)
 
 
-def test_the_longest_of_rows_claimed_together_begin_first(database: Database) -> None:
+def test_the_longest_rows_begin_first(database: Database) -> None:
     engine = NotingEngine()
     with Workbench(database, engine) as bench:
         ids = bench.submit(*({"prompt": f"{number}", "max_tokens": number} for number in (2, 5, 1, 4, 3)))

@@ -36,7 +36,7 @@ class Workbench:
         self.crashes: list[str] = []
         record = WorkerRecord(uuid7(), "host/bench/0", "host", 1, "noop", rows=engine.info.rows)
         self.lease = Lease(self.claims, record, LEASE_SECONDS)
-        self.ledger, self.staging = Ledger(), Staging()
+        self.ledger, self.staging = Ledger(), Staging(engine.info.rows)
         self.writer = Writer(self.claims, self.ledger, on_finished=_ignore, on_crash=self._crash)
         self.streamer = Streamer(feed_client(redis_url), on_crash=self._crash)
         self.decoder = Decoder(

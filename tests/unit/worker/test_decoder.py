@@ -4,16 +4,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from uuid import UUID
 
 import pytest
 
-from models.records import ClaimedJob
 from tests.unit.worker.test_staging import row
 from worker.decoder import Decoder
-from worker.deliveries import Delivery, FinishedRow, Ledger, Row
+from worker.deliveries import Delivery, FinishedRow, Ledger
 from worker.engine.types import Completion, Output, Request
-from worker.feeder import longest_first
 from worker.noop_engine import NoopEngine
 from worker.staging import Staging
 
@@ -47,7 +44,7 @@ class BrokenEngine(SlowEngine):
 def decoding(engine: SlowEngine, crashes: list[str]) -> Iterator[Decoder]:
     """A decoder with one row staged."""
     finished: list[FinishedRow] = []
-    staging, ledger, held = Staging(), Ledger(), row(1)
+    staging, ledger, held = Staging(32), Ledger(), row(1)
     ledger.hold(Delivery([]), [held.job.id], [held])
     staging.put([(held, str(held.job.id), Request(str(held.job.id), "a"))])
     decoder = Decoder(
@@ -109,7 +106,7 @@ class OneByOne(NoopEngine):
 @pytest.mark.parametrize(("refill_wait_seconds", "together"), [(60.0, 2), (0.0, 1)])
 def test_freed_slots_are_filled_a_sixteenth_of_the_rows_at_a_time(refill_wait_seconds: float, together: int) -> None:
     engine, finished = OneByOne(), threading.Semaphore(0)
-    staging, ledger = Staging(), Ledger()
+    staging, ledger = Staging(32), Ledger()
     rows = [row(number) for number in range(64)]
     ledger.hold(Delivery([]), [held.job.id for held in rows], rows)
     staging.put([(held, str(held.job.id), Request(str(held.job.id), "a")) for held in rows])
@@ -133,13 +130,3 @@ def test_freed_slots_are_filled_a_sixteenth_of_the_rows_at_a_time(refill_wait_se
     assert engine.added[0] == 32
     assert set(refills) == {together}
     assert sum(refills) == 32
-
-
-def test_rows_claimed_together_begin_with_the_longest() -> None:
-    def claimed(number: int, priority: int, max_tokens: int | None) -> Row:
-        body = {} if max_tokens is None else {"max_tokens": max_tokens}
-        job = ClaimedJob(UUID(int=number), 1, "/v1/completions", "m", body, priority, None, 0, "default")
-        return Row(UUID(int=0), job)
-
-    rows = [claimed(1, 4, 5), claimed(2, 4, 50), claimed(3, 9, 1), claimed(4, 4, None)]
-    assert [row.job.id.int for row in sorted(rows, key=longest_first)] == [3, 4, 2, 1]

@@ -5,31 +5,57 @@ from uuid import UUID
 
 from models.records import ClaimedJob
 from worker.deliveries import Row
-from worker.staging import Staging
+from worker.staging import PATIENCE, Prepared, StagedRow, Staging
 
 
-def row(number: int) -> Row:
-    return Row(UUID(int=0), ClaimedJob(UUID(int=number), 1, "/v1/completions", "m", {}, 4, None, 0, "default"))
+def row(number: int, *, priority: int = 4, max_tokens: int | None = 16) -> Row:
+    body = {} if max_tokens is None else {"max_tokens": max_tokens}
+    return Row(UUID(int=0), ClaimedJob(UUID(int=number), 1, "/v1/completions", "m", body, priority, None, 0, "default"))
 
 
-def test_rows_leave_in_the_order_they_came() -> None:
-    staging = Staging()
-    staging.put([(row(1), "1", "a"), (row(2), "2", "b"), (row(3), "3", "c")])
-    assert [entry.sequence for entry in staging.take(2)] == ["a", "b"]
-    assert len(staging) == 1
+def prepared(*rows: Row) -> list[Prepared]:
+    return [(held, str(held.job.id), held.job.id.int) for held in rows]
+
+
+def numbers(taken: list[StagedRow]) -> list[int]:
+    return [entry.sequence for entry in taken]
+
+
+def test_rows_leave_a_full_queue_in_the_order_they_came_the_urgent_first() -> None:
+    staging = Staging(4)
+    staging.put(prepared(row(1, max_tokens=5), row(2, max_tokens=50), row(3, priority=9, max_tokens=1), row(4)))
+    assert numbers(staging.take(2)) == [3, 1]
+    assert len(staging) == 2
+
+
+def test_the_longest_leave_first_once_nothing_more_waits_outside() -> None:
+    staging = Staging(5)
+    staging.put(prepared(row(1, max_tokens=5), row(2, max_tokens=50), row(3, priority=9, max_tokens=1)))
+    staging.put(prepared(row(4, max_tokens=None)))
+    assert numbers(staging.take(9)) == [3, 4, 2, 1]
+
+
+def test_a_short_row_is_not_overtaken_for_ever() -> None:
+    staging = Staging(3)
+    staging.put(prepared(row(0, max_tokens=1)))
+    left = []
+    for number in range(1, 2 * PATIENCE * 3):
+        staging.put(prepared(row(number)))
+        left += numbers(staging.take(1))
+    assert left.index(0) == PATIENCE * 3
 
 
 def test_named_rows_are_taken_out_of_the_middle() -> None:
-    staging = Staging()
-    staging.put([(row(number), str(number), number) for number in range(4)])
+    staging = Staging(4)
+    staging.put(prepared(*map(row, range(4))))
     assert {job_id.int for job_id in staging.job_ids()} == {0, 1, 2, 3}
     staging.remove({UUID(int=1), UUID(int=9)})
     assert [entry.sequence for entry in staging.take(9)] == [0, 2, 3]
 
 
 def test_room_is_waited_for_and_no_longer_than_asked() -> None:
-    staging = Staging()
-    staging.put([(row(1), "1", "a")])
-    assert staging.wait_for_room(1, timeout_seconds=0.01) == 0
+    staging = Staging(1)
+    staging.put(prepared(row(1)))
+    assert staging.wait_for_room(timeout_seconds=0.01) == 0
     threading.Timer(0.01, staging.take, (1,)).start()
-    assert staging.wait_for_room(1, timeout_seconds=10) == 1
+    assert staging.wait_for_room(timeout_seconds=10) == 1
