@@ -11,6 +11,8 @@ PYTHON = $(shell for python in python3.12 python3.11 python3 python3.13 python3.
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
+TOGETHER := -n 4 --dist worksteal # the tests wait more than they compute; each of the four has servers of its own
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo check test unit integration acceptance format bench clean
 
@@ -37,13 +39,13 @@ check: install ## format, lint, types, import rules
 	$(BIN)/pytest -q tests/unit/test_imports.py
 
 test: install ## every test but the slow ones; databases and Redis are started by the tests
-	$(BIN)/pytest -m "not slow" tests
+	$(BIN)/pytest $(TOGETHER) -m "not slow" tests
 
 unit: install ## tests that need nothing
 	$(BIN)/pytest -m "not slow" tests/unit
 
 integration: install ## tests with real Redis, PostgreSQL and SQLite
-	$(BIN)/pytest -m "not slow" tests/integration
+	$(BIN)/pytest $(TOGETHER) -m "not slow" tests/integration
 
 acceptance: install ## tests with real processes and signals; also the older official clients, from the registry
 	$(BIN)/pytest tests/acceptance

@@ -52,7 +52,12 @@ class Station:
         )
         log.close()
         self.workers.append(process)
-        wait_until(lambda: {worker.pid for worker in self.store.workers()} - before, START_SECONDS)
+
+        def has_lease() -> bool:
+            assert process.poll() is None, self.log()[-2000:]
+            return bool({worker.pid for worker in self.store.workers()} - before)
+
+        wait_until(has_lease, START_SECONDS)
         return process
 
     def send(self, queue: str = "generate.noop", **options: Any) -> Any:  # noqa: ANN401 (Celery's AsyncResult)
