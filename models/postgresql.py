@@ -22,15 +22,15 @@ _INSERT_JOBS = text("""
         SELECT * FROM json_to_recordset(CAST(:jobs AS json)) AS new (
             id uuid, seq bigint, tenant text, batch_id uuid, line integer, custom_id text, endpoint text, model text,
             priority smallint, deadline timestamptz, error_code text, error_message text,
-            max_attempts smallint, body text)
+            max_attempts smallint, suspicion smallint, body text)
     ),
     stored AS (
         INSERT INTO jobs (id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
                           error_code, error_message, max_attempts, status, finished_at, created_at,
-                          attempt, suspicion, solo_crashes, cancel_requested)
+                          suspicion, attempt, solo_crashes, cancel_requested)
         SELECT id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
                error_code, error_message, max_attempts, CASE WHEN error_code IS NULL THEN 'queued' ELSE 'failed' END,
-               CASE WHEN error_code IS NOT NULL THEN now() END, now(), 0, 0, 0, false
+               CASE WHEN error_code IS NOT NULL THEN now() END, now(), suspicion, 0, 0, false
         FROM new
         ON CONFLICT DO NOTHING
         RETURNING id, seq, batch_id, status

@@ -37,6 +37,7 @@ class NewJob:
     deadline: datetime | None = None
     error: JobError | None = None
     max_attempts: int | None = None  # None: the worker's setting
+    suspicion: int = 0  # of one that repeats a suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,8 @@ class JobRecord:
     finished_at: datetime | None
     owner: UUID | None = None
     max_attempts: int | None = None
+    solo_crashes: int = 0
+    replayed_as: UUID | None = None
     payload: str = "{}"
     completions: tuple[CompletionRecord, ...] = ()
 
@@ -117,7 +120,7 @@ def queued_record(job: NewJob, created_at: datetime) -> JobRecord:
         endpoint=job.endpoint,
         model=job.model,
         priority=job.priority,
-        suspicion=0,
+        suspicion=job.suspicion,
         status=Status.QUEUED,
         attempt=0,
         cancel_requested=False,

@@ -60,6 +60,7 @@ def job_values(job: NewJob) -> dict[str, Any]:
         "priority": job.priority,
         "deadline": job.deadline,
         "max_attempts": job.max_attempts,
+        "suspicion": job.suspicion,
         **error_values(job.error),
     }
 
@@ -143,6 +144,8 @@ def job_record(row: Row[Any], completions: Iterable[CompletionRecord]) -> JobRec
         finished_at=row.finished_at,
         owner=row.owner,
         max_attempts=row.max_attempts,
+        solo_crashes=row.solo_crashes,
+        replayed_as=row.replayed_as,
         payload=row.body,
         completions=tuple(completions),
     )

@@ -111,6 +111,6 @@ def _first_state(job: NewJob, time_now: datetime) -> dict[str, Any]:
         "status": Status.FAILED if job.error else Status.QUEUED,
         "finished_at": time_now if job.error else None,
         "created_at": time_now,
-        **dict.fromkeys(("attempt", "suspicion", "solo_crashes"), 0),
+        **dict.fromkeys(("attempt", "solo_crashes"), 0),
         "cancel_requested": False,
     }

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from models.columns import Timestamp
+from models.faults import IS_DEAD_LETTER
 
 metadata = MetaData(naming_convention={"pk": "%(table_name)s_pkey", "ck": "%(table_name)s_%(constraint_name)s"})
 
@@ -148,6 +149,7 @@ jobs = Table(
     Column("error_code", Text),
     Column("error_message", Text),
     Column("max_attempts", SmallInteger),  # null: the worker's setting
+    Column("replayed_as", Uuid),  # of a dead letter: the job that does its work over again
     CheckConstraint(
         "status IN ('queued', 'in_progress', 'completed', 'failed', 'cancelled', 'expired')", name="status"
     ),
@@ -204,6 +206,17 @@ Index("jobs_line", jobs.c.batch_id, jobs.c.line, unique=True, postgresql_where=_
 # Few rows fail: what went wrong with a batch is found without reading all of it.
 _FAILED = _IN_BATCH & (jobs.c.status == "failed")
 Index("jobs_failed", jobs.c.batch_id, jobs.c.line, postgresql_where=_FAILED, sqlite_where=_FAILED)
+# Dead letters by the time they failed, for their owner and for administrators: few rows, unless all goes wrong at once.
+_IS_DEAD_LETTER = text(IS_DEAD_LETTER)
+for _name, _columns in (("jobs_dead_letters", (jobs.c.tenant,)), ("jobs_dead_letters_of_all", ())):
+    Index(
+        _name,
+        *_columns,
+        jobs.c.finished_at,
+        jobs.c.id,
+        postgresql_where=_IS_DEAD_LETTER,
+        sqlite_where=_IS_DEAD_LETTER,
+    )
 # Rows of a batch are listed through their batch. A list of every endpoint or status merges a few ranges of this index:
 # so a rare one among millions is found as soon as any, for one entry a row.
 _ALONE = jobs.c.batch_id.is_(None)

@@ -4,7 +4,6 @@ The HTTP service and the command line render with it; it knows neither FastAPI n
 """
 
 from api.rendering.choices import (
-    OUR_FAULTS,
     UNFINISHED_CODES,
     Json,
     chat_choices,
@@ -20,6 +19,7 @@ from api.rendering.choices import (
     usage,
 )
 from api.rendering.responses import response_body
+from models.faults import OUR_FAULTS
 from models.ids import public_id
 from models.records import JobRecord
 from models.requests import CHAT, RESPONSES

@@ -17,19 +17,6 @@ UNFINISHED_CODES = {
 }
 
 
-# Codes of rows that failed though their request was sound; any other is the request's own fault.
-OUR_FAULTS = frozenset(
-    {
-        "attempts_exhausted",
-        "internal_error",
-        "internal_row_error",
-        "nonfinite_logits",
-        "out_of_memory",
-        "worker_crashed",
-    }
-)
-
-
 def job_public_id(job: JobRecord) -> str:
     """The id as its submitter got it."""
     return public_id("batch_req" if job.batch_id else job.endpoint, job.id)

@@ -1,6 +1,7 @@
 """A stored job of /v1/responses to OpenAI's Response object."""
 
-from api.rendering.choices import OUR_FAULTS, Json, chat_logprobs, error_of, seconds, usage
+from api.rendering.choices import Json, chat_logprobs, error_of, seconds, usage
+from models.faults import OUR_FAULTS
 from models.ids import public_id
 from models.records import CompletionRecord, JobRecord
 from models.requests import num_top_logprobs, read_stored

@@ -2,8 +2,8 @@
 
 from api.errors import JobCancelled, JobExpired, JobFailed, SyncTimeout
 from api.rendering.bodies import error_of, job_public_id
-from api.rendering.choices import OUR_FAULTS
 from models.errors import RequestError
+from models.faults import OUR_FAULTS
 from models.records import JobRecord
 from models.status import FINAL, Status
 
