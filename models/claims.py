@@ -99,6 +99,14 @@ class Claims:
         with self.database.read() as connection:
             return [(id, Status(status)) for id, status in connection.execute(query)]
 
+    def held(self, worker_id: UUID) -> set[tuple[UUID, int]]:
+        """Rows of this worker, with the attempt under which it holds them."""
+        query = select(jobs.c.id, jobs.c.attempt).where(
+            jobs.c.owner == worker_id, jobs.c.status == constant(Status.IN_PROGRESS)
+        )
+        with self.database.read() as connection:
+            return {(id, attempt) for id, attempt in connection.execute(query)}
+
     def reap(self) -> Reaped:
         """Take rows back from workers whose lease ran out, without blame. Two reapers never take the same."""
 

@@ -54,15 +54,12 @@ class Decoder(Part):
         self._freed_at: float | None = None  # since when slots are free that staged rows could take
         self.progressed_at = time.monotonic()
 
-    def drop(self, job_ids: set[UUID]) -> None:
-        """Stop decoding these rows and return once that is done; nothing is written for them.
-
-        Waiting matters: an order carried out after the same job was claimed again would drop the new attempt, and
-        nobody would ever end it.
-        """
+    def drop(self, job_ids: set[UUID], *, wait: bool = True) -> None:
+        """Stop decoding these rows at the next step; nothing is written for them. With `wait` return once that, and
+        everything ordered before, is done."""
         order = Order(job_ids, None)
         self._orders.put(order)
-        while self.is_alive() and not order.done.wait(IDLE_SECONDS):
+        while wait and self.is_alive() and not order.done.wait(IDLE_SECONDS):
             pass
 
     def end(self, row: Row, outcome: Outcome) -> None:

@@ -1,10 +1,10 @@
-"""The keeper thread: heartbeat, cancellations and deadlines, dead workers, lost hints. Stands apart from decoding,
-with a database connection of its own, so that a long commit never looks like death."""
+"""The keeper thread: cancellations and deadlines, dead workers, lost hints, rows nobody knows of. Stands apart from
+decoding, with a database connection of its own."""
 
 import logging
-import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from uuid import UUID
 
 from celery import Celery
 from celery.worker import state as celery_state
@@ -17,19 +17,18 @@ from models.store import Store
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
+from worker.heartbeat import beat_seconds
 from worker.hints import QUIET_SECONDS, HintRepair, relay
 from worker.lease import Lease
 from worker.part import Part
 
 log = logging.getLogger(__name__)
 
-MAX_BEAT_SECONDS = 1.5
 LOOK_SECONDS = 0.4  # between looks for rows to stop: a cancelled row frees its slot well within a second
-BEATS_PER_LEASE = 5
 PICK_UP_LIMIT = 1024  # rows taken from the table at a time while there is no broker
 PICK_UP_SECONDS = 0.1  # then the next look: without messages the table has to be asked
-EXIT_HUNG = 71  # sysexits' EX_OSERR: the supervisor starts a successor, whose slot confirms the crash
 EXPIRE_LIMIT = 1000
+UNKNOWN_SECONDS = 3.0  # for which a claimed row may be on its way to us
 SWEEPS_PER_RESUME = 40  # about a minute: only a crash in the middle of cancelling a batch leaves it half done
 
 
@@ -48,22 +47,20 @@ class Keeper(Part):
         feeder: Feeder,
         decoder: Decoder,
         repair: HintRepair,
-        on_finished: Callable[[Sequence[Delivery]], None],
         on_crash: Callable[[], None],
-        hang_seconds: float,
     ) -> None:
         super().__init__("keeper", on_crash=on_crash)
         self._app, self._claims, self._store, self._lease = app, claims, store, lease
         self._ledger, self._feeder, self._decoder, self._repair = ledger, feeder, decoder, repair
-        self._on_finished, self._hang_seconds = on_finished, hang_seconds
         self._revoked: set[str] = set()
         self._num_sweeps = 0
-        self._beat_seconds = self._pause_seconds = min(MAX_BEAT_SECONDS, lease.lease_seconds / BEATS_PER_LEASE)
+        self._unknown: dict[tuple[UUID, int], float] = {}  # when first seen, by job and attempt
+        self._beat_seconds = self._pause_seconds = beat_seconds(lease.lease_seconds)
 
     def work(self) -> None:
         """Beat until stopped."""
         look = (self._revoke, self._stop_rows)
-        beat = (self._heartbeat, *look, self._sweep, self._ring)
+        beat = (*look, self._sweep, self._give_back_unknown, self._ring)
         began = time.monotonic()
         while not self._stopping.wait(min(self._pause_seconds, LOOK_SECONDS)):
             is_due = time.monotonic() - began >= self._pause_seconds
@@ -74,30 +71,6 @@ class Keeper(Part):
                     step()
                 except BatchmillError as error:
                     log.warning("%s", error, extra={"action": f"keeper{step.__name__}"})
-
-    def _heartbeat(self) -> None:
-        """Renew the lease, but only while decoding gets on: a hung kernel must look dead, and then be dead."""
-        if self._decoder.stalled_seconds > self._hang_seconds:
-            log.critical("no decode step for %.0f s, giving up", self._hang_seconds, extra={"action": "hung"})
-            os._exit(EXIT_HUNG)
-        try:
-            if self._lease.renew():
-                return
-        except BatchmillError:
-            if self._lease.run_out:
-                self._drop_rows()
-            raise
-        self._drop_rows()
-        self._claims.release(self._lease.worker_id)  # what the database still counts as ours, we no longer hold
-        self._lease.begin_again()
-
-    def _drop_rows(self) -> None:
-        """Stop decoding rows that belong to others by now."""
-        job_ids = self._ledger.ids()
-        if job_ids:
-            log.warning("lease lost, dropping %d rows", len(job_ids), extra={"action": "lease_lost"})
-            self._decoder.drop(set(job_ids))
-            self._on_finished(self._ledger.let_go(job_ids))
 
     def _revoke(self) -> None:
         """Carry Celery's revokes into the jobs table, also those of ids inside a chunk message."""
@@ -129,6 +102,16 @@ class Keeper(Part):
         self._num_sweeps += 1
         if self._num_sweeps % SWEEPS_PER_RESUME == 0:
             self._claims.resume_cancelling()
+
+    def _give_back_unknown(self) -> None:
+        """Give back rows that the database counts as ours and we do not: the answer to their claim was lost."""
+        seen_at, worker_id = time.monotonic(), self._lease.worker_id
+        held = self._claims.held(worker_id)
+        self._unknown = {row: self._unknown.get(row, seen_at) for row in held if self._ledger.row(row[0]) is None}
+        lost = [job_id for (job_id, _), since in self._unknown.items() if seen_at - since >= UNKNOWN_SECONDS]
+        if lost:
+            number = self._claims.release(worker_id, lost)
+            log.warning("%d rows whose claim was never answered queued again", number, extra={"action": "claim_lost"})
 
     def _ring(self) -> None:
         """Publish rows that have no message. Without a broker, pick up our own model's rows directly."""

@@ -15,6 +15,7 @@ from models.ids import uuid7
 from models.records import WorkerRecord
 
 MAX_SLOTS = 4096
+GIVE_UP_SHARE = 0.9  # of the lease: the rest is for the rows' last step to end in
 
 
 @dataclass
@@ -68,6 +69,7 @@ class Lease:
     lease_seconds: float
     clock: Callable[[], float] = time.monotonic
     _renewed: float = field(init=False, default=0.0)
+    _is_given_up: bool = field(init=False, default=False)
 
     @property
     def worker_id(self) -> uuid.UUID:
@@ -82,7 +84,9 @@ class Lease:
         return self.claims.confirm_crash(self.record.slot, successor=self.record.id)
 
     def renew(self) -> bool:
-        """Heartbeat; False when the lease is gone and its rows belong to others."""
+        """Heartbeat; False when the lease is gone and its rows belong to others, or was given up."""
+        if self._is_given_up:
+            return False
         asked = self.clock()
         alive = self.claims.heartbeat(self.worker_id, lease_seconds=self.lease_seconds)
         if alive:
@@ -90,17 +94,21 @@ class Lease:
         return alive
 
     @property
-    def run_out(self) -> bool:
-        """Whether, by our own clock, the lease may have ended since the database last answered."""
-        return self.clock() - self._renewed > self.lease_seconds
+    def has_run_out(self) -> bool:
+        """Whether, by our own clock, the lease may soon end: the database last answered to a question of long ago."""
+        return self._is_given_up or self.clock() - self._renewed > GIVE_UP_SHARE * self.lease_seconds
+
+    def give_up(self) -> None:
+        """Believe in this incarnation no more, even if the database should answer in the last moment."""
+        self._is_given_up = True
 
     def begin_again(self) -> None:
         """Become a new incarnation: what the old one still writes is fenced off."""
         self.record = replace(self.record, id=uuid7(), pid=os.getpid())
         asked = self.clock()
         self.claims.register(self.record, lease_seconds=self.lease_seconds)
-        self._renewed = asked
+        self._renewed, self._is_given_up = asked, False
 
     def end(self) -> None:
-        """Leave the workers table; the rows must have been given back before."""
+        """Leave the workers table; what the database still counts as this incarnation's is given back."""
         self.claims.deregister(self.worker_id)

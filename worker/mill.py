@@ -1,6 +1,7 @@
 """The worker's parts and how they hang together: engine, lease, feeder, decoder, streamer, writer, keeper.
 
-Built and stopped here, in order. Threads meet at queues only; the keeper stands apart, on a connection of its own.
+Built and stopped here, in order. Threads meet at queues only; heartbeat and keeper stand apart, each on a connection of
+its own.
 """
 
 import gc
@@ -23,6 +24,7 @@ from worker.celery_app import BatchmillApp
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
+from worker.heartbeat import Heartbeat, Holding, Watchdog
 from worker.hints import HintRepair, redis_client
 from worker.keeper import Keeper
 from worker.lease import Lease, Slot
@@ -61,7 +63,7 @@ class Mill:
         self._claims = Claims(database, max_attempts=settings.max_attempts)
         self._ledger, self._staging = Ledger(), Staging(self.rows)
         self._slot = Slot.take(settings.state_dir)
-        self._lease = Lease(self._claims, self._record(), settings.lease_seconds)
+        self._lease = Lease(self._apart(), self._record(), settings.lease_seconds)
         self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)
         self._streamer = Streamer(feed_client(settings.broker), on_crash=on_crash)
         self._decoder = Decoder(
@@ -85,25 +87,31 @@ class Mill:
             on_finished=on_finished,
             on_crash=on_crash,
         )
-        self._keeper = self._make_keeper(app, on_finished, on_crash)
+        holding = Holding(self._decoder, self._ledger, on_finished)
+        self._heartbeat = Heartbeat(self._lease, holding, on_crash=on_crash)
+        self._watchdog = Watchdog(
+            self._heartbeat, self._lease, holding, hang_seconds=settings.hang_seconds, on_crash=on_crash
+        )
+        self._keeper = self._make_keeper(app, on_crash)
         self.reader = Reader(app, settings, self._lease, on_crash=on_crash)
 
-    def _make_keeper(self, app: BatchmillApp, on_finished: Report, on_crash: Callable[[], None]) -> Keeper:
-        """The keeper has a connection of its own: a long commit must not delay a heartbeat."""
-        database = Database(self._settings.database, pool_size=1)
-        store = Store(database)
+    def _apart(self) -> Claims:
+        """Claims on a connection of their own: a long commit must not delay them."""
+        return Claims(Database(self._settings.database, pool_size=1), max_attempts=self._settings.max_attempts)
+
+    def _make_keeper(self, app: BatchmillApp, on_crash: Callable[[], None]) -> Keeper:
+        claims = self._apart()
+        store = Store(claims.database)
         return Keeper(
             app,
-            Claims(database, max_attempts=self._settings.max_attempts),
+            claims,
             store,
             self._lease,
             ledger=self._ledger,
             feeder=self.feeder,
             decoder=self._decoder,
             repair=HintRepair(store, redis_client(self._settings.broker), model=self.model),
-            on_finished=on_finished,
             on_crash=on_crash,
-            hang_seconds=self._settings.hang_seconds,
         )
 
     def _record(self) -> WorkerRecord:
@@ -128,7 +136,10 @@ class Mill:
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
-        for thread in (self._writer, self._streamer, self._decoder, self.feeder, self._keeper, self.reader):
+        for thread in (
+            *(self._heartbeat, self._writer, self._streamer, self._decoder),
+            *(self._watchdog, self.feeder, self._keeper, self.reader),
+        ):
             thread.start()
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
@@ -146,6 +157,8 @@ class Mill:
         self._try(lambda: self._claims.release(self._lease.worker_id, list(waiting)))
         while len(self._ledger) and time.monotonic() < ends and not hurry():
             time.sleep(DRAIN_POLL_SECONDS)
+        self._watchdog.stop()  # a decoder that is told to stop makes no progress
+        self._watchdog.join(JOIN_SECONDS)
         self._decoder.stop()
         self._decoder.join(JOIN_SECONDS)
         self._writer.stop()
@@ -154,6 +167,8 @@ class Mill:
         self._streamer.join(JOIN_SECONDS)
         self._keeper.stop()
         self._keeper.join(JOIN_SECONDS)
+        self._heartbeat.stop()
+        self._heartbeat.join(JOIN_SECONDS)
         self.give_back()
 
     def give_back(self) -> None:

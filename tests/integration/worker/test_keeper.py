@@ -11,7 +11,7 @@ from models.status import Status
 from tests.integration.store.making import new_worker
 from tests.integration.worker.workbench import Workbench
 from tests.waiting import wait_until
-from worker import keeper
+from worker import heartbeat
 from worker.engine.types import Output
 from worker.noop_engine import NoopEngine
 
@@ -25,7 +25,7 @@ class EndlessEngine(NoopEngine):
 
 def test_cancelled_row_ends_without_waiting_for_a_beat(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A beat may be 1.5 s away, and a slot is dear; here no beat ever comes."""
-    monkeypatch.setattr(keeper, "MAX_BEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(heartbeat, "MAX_BEAT_SECONDS", 3600.0)
     with Workbench(database, EndlessEngine(rows=4)) as bench:
         cancelled, other = bench.submit({"prompt": "a"}, {"prompt": "b"})
         wait_until(lambda: bench.engine.num_live == 2)

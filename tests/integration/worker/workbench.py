@@ -69,9 +69,7 @@ class Workbench:
             feeder=self.feeder,
             decoder=self.decoder,
             repair=HintRepair(self.store, Redis.from_url(redis_url), model="noop"),
-            on_finished=_ignore,
             on_crash=self._crash,
-            hang_seconds=3600,
         )
         self._parts = (self.writer, self.streamer, self.decoder, self.feeder, self.keeper)
 
