@@ -17,6 +17,7 @@ from api.routes import (
     batch_rows,
     batches,
     completions,
+    dead_letters,
     docs,
     events,
     files,
@@ -52,7 +53,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.include_router(docs.router)
     app.include_router(health.router)
     for module in (
-        *(admin, batch_rows, batches, events, files, jobs),
+        *(admin, batch_rows, batches, dead_letters, events, files, jobs),
         *(models, operators, stored, stored_chats),
     ):
         app.include_router(module.router, dependencies=[Depends(caller)])

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models.faults import OUR_FAULTS
 from models.overview import Load, Waiting
 from models.status import BatchStatus
 
@@ -60,6 +61,7 @@ class LoadCollector:
             yield from _queue(self.load)
             yield _workers(self.load)
             yield _batches(self.load)
+            yield _dead_letters(self.load)
 
 
 def _queue(load: Load) -> Iterable[Metric]:
@@ -86,6 +88,14 @@ def _batches(load: Load) -> Metric:
     gauge = GaugeMetricFamily("batchmill_batches", "Batches that are stored.", labels=("status",))
     for status in BatchStatus:
         gauge.add_metric((status,), load.batches_by_status.get(status, 0))
+    return gauge
+
+
+def _dead_letters(load: Load) -> Metric:
+    """Of every reason: a line that is not there raises no alert. What was replayed is nobody's to do any more."""
+    gauge = GaugeMetricFamily("batchmill_dead_letters", "Dead letters that nobody replayed.", labels=("reason",))
+    for code in sorted(OUR_FAULTS):
+        gauge.add_metric((code,), load.dead_letters.get(code, 0))
     return gauge
 
 

@@ -16,6 +16,7 @@ from api.waiting import BatchWatch, Holders, Watch
 from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.database import Database
+from models.dead_letters import DeadLetters
 from models.file_store import FileStore
 from models.key_store import KeyStore
 from models.overview import Load, Overview
@@ -40,6 +41,7 @@ class Services:
     keys: KeyStore
     keyring: Keyring
     overview: Overview
+    dead_letters: DeadLetters
     load: Snapshot[Load]
     metrics: Metrics
     batches: BatchStore
@@ -66,6 +68,7 @@ class Services:
             keys=keys,
             keyring=Keyring(keys),
             overview=overview,
+            dead_letters=DeadLetters(database),
             load=Snapshot(overview.load),
             metrics=Metrics(),
             batches=batches,

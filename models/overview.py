@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 from models import reads, usage
 from models.columns import constant, now
 from models.database import Database
+from models.dead_letters import count_waiting
 from models.records import WorkerRecord
 from models.status import Status
 from models.tables import batches, jobs
@@ -36,6 +37,7 @@ class Load:
     waiting: list[Waiting]
     workers: list[WorkerRecord]
     batches_by_status: dict[str, int]
+    dead_letters: dict[str, int]  # that nobody replayed, by code
 
     def age_seconds(self, waiting: Collection[Waiting]) -> float | None:
         """How long the first accepted of these has waited; None where nothing waits."""
@@ -59,6 +61,7 @@ class Overview:
                 waiting=_waiting(connection),
                 workers=reads.live_workers(connection),
                 batches_by_status={status: num for status, num in by_status},
+                dead_letters=count_waiting(connection),
             )
 
     def usage(self, tenant: str, start: datetime, end: datetime) -> usage.Usage:

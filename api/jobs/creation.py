@@ -56,8 +56,14 @@ async def retry_job(request: Request, services: Services, job: JobRecord) -> Sub
         raise JobNotFinal
     if job.status is Status.FAILED and not job.attempt:
         raise Conflict("job_refused", "the job's request was refused before it could run: send a corrected one")
+    return await _submit(services, job_again(job), once_of(request, {}, key=None))
+
+
+def job_again(job: JobRecord) -> NewJob:
+    """A final job as a new one, which names it. It is as suspect as the first: a request that crashed workers shall
+    not meet others before it has run alone. One that completed did no harm."""
     metadata = metadata_of(job) | {RETRY_OF: job_public_id(job)}
-    again = NewJob(
+    return NewJob(
         id=uuid7(),
         model=job.model,
         endpoint=job.endpoint,
@@ -66,8 +72,8 @@ async def retry_job(request: Request, services: Services, job: JobRecord) -> Sub
         priority=job.priority,
         deadline=_deadline_again(job, datetime.now(UTC)),
         max_attempts=job.max_attempts,
+        suspicion=0 if job.status is Status.COMPLETED else job.suspicion,
     )
-    return await _submit(services, again, once_of(request, {}, key=None))
 
 
 async def _read_entry(services: Services, tenant: str, entry: object) -> tuple[NewJob, str | None]:

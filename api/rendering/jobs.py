@@ -25,6 +25,8 @@ def job_entry(job: JobRecord) -> Json:
         "priority": job.priority,
         "attempts": job.attempt,
         "max_attempts": job.max_attempts,
+        "suspicion": job.suspicion,
+        "solo_crashes": job.solo_crashes,
         "batch_id": public_id("batch", job.batch_id) if job.batch_id else None,
         "custom_id": job.custom_id,
         "created_at": seconds(job.created_at),
@@ -33,6 +35,7 @@ def job_entry(job: JobRecord) -> Json:
         "expires_at": seconds(job.deadline),
         "worker_id": job.owner.hex if job.owner else None,
         "error": error_entry(error_of(job)) if job.status in FINAL - {Status.COMPLETED} else None,
+        "replayed_as": public_id(job.endpoint, job.replayed_as) if job.replayed_as else None,
     }
 
 

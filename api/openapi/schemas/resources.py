@@ -38,6 +38,10 @@ class JobRow(BaseModel):
     priority: Annotated[int, Field(ge=0, le=9, description="9 is served first.")]
     attempts: int
     max_attempts: int | None
+    suspicion: Annotated[
+        int, Field(description="Workers that crashed while they ran it; a suspect runs in smaller company, then alone.")
+    ]
+    solo_crashes: Annotated[int, Field(description="How many of these crashes came while it ran alone; two end it.")]
     batch_id: str | None
     custom_id: str | None
     created_at: UnixSeconds
@@ -46,6 +50,7 @@ class JobRow(BaseModel):
     expires_at: UnixSeconds | None
     worker_id: str | None
     error: JobError | None
+    replayed_as: Annotated[str | None, Field(description="Of a dead letter: the job that does its work over again.")]
 
 
 class Job(JobRow):
@@ -60,6 +65,18 @@ class Job(JobRow):
     result: Annotated[
         Completion | ChatCompletion | Response | None, Field(description="With include=result, once completed.")
     ] = None
+
+
+class DeadLetter(JobRow):
+    """A job that failed though its request was sound. Neither its prompt nor what it had of an answer is told."""
+
+    tenant: str
+
+
+class Replay(JobRow):
+    """The job that does a dead letter's work over again."""
+
+    retry_of: Annotated[str, Field(description="The dead letter; of one replayed before, the last of its replays.")]
 
 
 class Jobs(BaseModel):

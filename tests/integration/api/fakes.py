@@ -13,6 +13,7 @@ from models.ids import uuid7
 from models.records import ClaimedJob, CompletionRecord, JobError, JobRecord, Outcome, WorkerRecord
 from models.status import Status
 from models.store import Store
+from tests.waiting import wait_until
 
 PATIENCE_SECONDS = 5.0
 
@@ -36,9 +37,15 @@ class Worker:
         return worker
 
     def claim(self, job_id: UUID) -> ClaimedJob:
-        """Take a queued job."""
-        [job] = self.claims.claim(self.id, [job_id])
-        return job
+        """Take a queued job. On PostgreSQL a claim passes over a row that the publisher holds for a moment."""
+        taken: list[ClaimedJob] = []
+
+        def try_it() -> bool:
+            taken.extend(self.claims.claim(self.id, [job_id]))
+            return bool(taken)
+
+        wait_until(try_it, PATIENCE_SECONDS)
+        return taken[0]
 
     def complete(
         self, job: ClaimedJob, text: str = "done", *, more: Sequence[str] = (), details: Mapping[str, Any] | None = None

@@ -246,7 +246,7 @@ CALLS = [
     *(Call(f"B4 {kind}", _foreign(kind), 404, "not_found") for kind in ("job", "file", "batch")),
     *(
         Call(f"B5 {template} {id[:20]}", _malformed(template, id), 404, "not_found")
-        for template in ("/v1/jobs/{}", "/v1/responses/{}", "/v1/files/{}", "/v1/batches/{}")
+        for template in ("/v1/jobs/{}", "/v1/responses/{}", "/v1/files/{}", "/v1/batches/{}", "/v1/dead_letters/{}")
         for id in MALFORMED
     ),
     Call(
@@ -287,15 +287,16 @@ CALLS = [
     Call("B59 batch", _output_of_unfinished_batch, 404, "not_found"),
     *(
         Call(f"B60 {path} {limit}", _gets(f"{path}?limit={limit}"), 400, "invalid_limit")
-        for path in ("/v1/jobs", "/v1/files", "/v1/batches", "/v1/chat/completions")
+        for path in ("/v1/jobs", "/v1/files", "/v1/batches", "/v1/chat/completions", "/v1/dead_letters")
         for limit in ("0", "1000000", "-1", "x")
     ),
     *(
         Call(f"B60 {path} {after}", _gets(f"{path}?after={after}"), 400, "invalid_cursor")
-        for path in ("/v1/jobs", "/v1/files", "/v1/batches", "/v1/chat/completions")
+        for path in ("/v1/jobs", "/v1/files", "/v1/batches", "/v1/chat/completions", "/v1/dead_letters")
         for after in ("nonsense", "1'%20OR%20'1'='1")
     ),
     Call("B60 filter", _gets("/v1/batches?status=x'%20OR%201=1--"), 400, "invalid_value"),
+    Call("B60 filter of dead letters", _gets("/v1/dead_letters?error_code=x'%20OR%201=1--"), 400, "invalid_value"),
     Call("B64 HEAD", _gets("/v1/jobs", "HEAD"), 405),
     *(Call(f"B64 {method}", _gets("/v1/jobs", method), 405, "method_not_allowed") for method in ("PUT", "TRACE")),
     Call("B64 path", _gets("/v1/nowhere"), 404, "not_found"),

@@ -76,6 +76,7 @@ def kinds_of(path: str) -> list[str]:
         return ["chat"] if path.startswith("/v1/chat/") else ["completion"]
     return {
         "job_id": ["completion", "chat", "response", "row"],
+        "dead_letter_id": ["dead"],
         "response_id": ["response"],
         "batch_id": ["batch", "running"],
         "file_id": ["file", "output", "partial"],
@@ -118,9 +119,12 @@ def make(app: FastAPI, client: TestClient, worker: Worker) -> dict[str, str]:
     [first, _] = Intake(app, worker).read(running)
     for job_id in [*map(parse_job_id, jobs.values()), row, first]:
         worker.complete(worker.claim(job_id))
+    dead = created(client.post("/v1/completions", json=BACKGROUND))
+    worker.fail(worker.claim(parse_job_id(dead)), "worker_crashed")
     output = client.get(f"/v1/batches/{batch}").json()["output_file_id"]
     partial = client.get(f"/v1/batches/{running}").json()["partial_output_file_id"]
     return jobs | {
+        "dead": dead,
         "file": file,
         "batch": batch,
         "row": public_id("batch_req", row),
@@ -198,6 +202,7 @@ def test_owner_finds_all_it_has_in_the_lists(owner: Owned) -> None:
 
     assert [kind for kind, id in owner.ids.items() if id[-32:] not in shown] == ["row"]
     assert owner.ids["chat"] in owner.client.get("/v1/chat/completions").text
+    assert owner.ids["dead"] in owner.client.get("/v1/dead_letters").text
 
 
 ELSEWHERE: dict[str, tuple[str, Callable[[TestClient, str], httpx.Response]]] = {
@@ -211,6 +216,8 @@ ELSEWHERE: dict[str, tuple[str, Callable[[TestClient, str], httpx.Response]]] = 
     "ids to poll": ("completion", lambda client, id: client.post("/v1/jobs/poll", json={"ids": [id]})),
     "batch of jobs": ("batch", lambda client, id: client.get("/v1/jobs", params={"batch_id": id})),
     "cursor of jobs": ("completion", lambda client, id: client.get("/v1/jobs", params={"after": id})),
+    "batch of dead letters": ("batch", lambda client, id: client.get("/v1/dead_letters", params={"batch_id": id})),
+    "cursor of dead letters": ("dead", lambda client, id: client.get("/v1/dead_letters", params={"after": id})),
     "cursor of chats": ("chat", lambda client, id: client.get("/v1/chat/completions", params={"after": id})),
     "cursor of batches": ("batch", lambda client, id: client.get("/v1/batches", params={"after": id})),
     "cursor of files": ("file", lambda client, id: client.get("/v1/files", params={"after": id})),
