@@ -165,6 +165,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/jobs/{job_id}/events"): Operation(JOBS, errors=BY_ID, more={200: (EVENTS,), 204: ()}),
     ("post", "/v1/jobs/{job_id}/cancel"): Operation(JOBS, resources.Job, errors=BY_ID),
     ("post", "/v1/jobs/{job_id}/retry"): Operation(JOBS, resources.Job, status=202, errors=CREATES),
+    ("get", "/v1/dead_letters"): Operation(JOBS, page=resources.DeadLetter, errors=(400, 404)),
+    ("get", "/v1/dead_letters/{dead_letter_id}"): Operation(JOBS, resources.DeadLetter, errors=(404,)),
+    ("post", "/v1/dead_letters/{dead_letter_id}/replay"): Operation(
+        JOBS, resources.Replay, status=202, errors=(*BODY, 404, 507)
+    ),
     ("get", "/v1/models"): Operation(MODELS, operating.Models),
     ("get", "/v1/models/{name}"): Operation(MODELS, operating.Model, errors=(404,)),
     ("get", "/v1/admin/keys"): Operation(ADMIN, page=operating.ApiKey, errors=(400, 403, 404)),
