@@ -1,0 +1,166 @@
+"""What a run does: the load, the faults, and for each safety rule one run that is about this rule alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from tests.chaos.load import Mix
+from tests.chaos.nemesis import Nemesis
+from tests.chaos.proxy import Mode
+
+Script = Callable[[Nemesis], None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a run goes: load for as long as the script of faults takes, and `seconds` at most; what is not done by then
+    has `settle_seconds`."""
+
+    rule: str
+    script: Script
+    seconds: float = 90.0
+    settle_seconds: float = 30.0
+    database: str = "postgresql"
+    mix: Mix = field(default_factory=Mix)
+    lease_seconds: float = 2.0
+    rows: int = 12
+    step_seconds: float = 0.02
+    has_reruns: bool = True  # whether anything happens that has a job begun again
+    has_crashes: bool = True  # whether anything happens that is a crash; else no job may be suspected of one
+    num_workers: int = 3
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+def mixed(nemesis: Nemesis) -> None:
+    """Everything, one thing after the other, some twice at once."""
+    while True:
+        nemesis.wait(nemesis.random.uniform(0.3, 1.5))
+        faults: dict[Script, float] = {
+            Nemesis.kill_worker: 2,
+            Nemesis.lose_node: 1,
+            Nemesis.freeze_worker: 2,
+            Nemesis.drain_worker: 1,
+            Nemesis.kill_api: 1,
+            Nemesis.flush_redis: 1,
+            Nemesis.restart_redis: 1,
+            Nemesis.drop_connections: 1,
+            Nemesis.restart_postgresql: 1,
+            Nemesis.network: 5,
+            Nemesis.partition_worker: 1,
+        }
+        (fault,) = nemesis.random.choices(list(faults), list(faults.values()))
+        fault(nemesis)
+
+
+def fence(nemesis: Nemesis) -> None:
+    """Workers that are thought dead and are not: their late writes arrive when others have done the work."""
+    for _ in range(2):
+        nemesis.wait_for_flow()
+        nemesis.partition_worker()
+        nemesis.wait(0.5)
+        nemesis.wait_for_flow()
+        nemesis.freeze_worker()
+        nemesis.wait(0.5)
+
+
+def accept(nemesis: Nemesis) -> None:
+    """What was answered is stored, whatever dies right after the answer."""
+    database = nemesis.cluster.api.links[1:]
+    nemesis.wait(1.5)
+    nemesis.kill_api()
+    nemesis.wait(1.5)
+    nemesis.drop_connections()
+    nemesis.wait(0.5)
+    nemesis.disturb("client-api", [nemesis.cluster.front], Mode.DROP_REPLIES, 1)
+    nemesis.disturb("api-db", database, Mode.RESET, 1)
+    nemesis.wait(0.5)
+    nemesis.disturb("api-db", database, Mode.DROP_REPLIES, 1)
+    nemesis.wait(0.5)
+    nemesis.restart_postgresql()
+    nemesis.wait(0.5)
+    nemesis.kill_api()
+
+
+def reap(nemesis: Nemesis) -> None:
+    """Rows of a machine that is gone go to others; rows of one that lives are left alone, however long they take."""
+    nemesis.wait(3)
+    nemesis.wait_for_flow()
+    node = nemesis.cluster.workers[0]
+    with nemesis.noted("worker's machine lost for good"):
+        node.lose()
+        nemesis.wait(2 * nemesis.lease_seconds + 2)
+
+
+def claim(nemesis: Nemesis) -> None:
+    """The same hints reach several workers at once, again and again; a job is begun once all the same."""
+    for _ in range(20):
+        nemesis.wait(0.4)
+        nemesis.flush_redis()
+
+
+def blame(nemesis: Nemesis) -> None:
+    """Workers are cut off, again and again, longer than their leases: no crash, and no job's fault."""
+    for _ in range(3):
+        nemesis.wait(1)
+        nemesis.wait_for_flow()
+        cut = nemesis.random.sample(nemesis.cluster.workers, 2)
+        proxies = [node.database for node in cut if node.database is not None]
+        nemesis.disturb("two workers-db", proxies, Mode.BLACKHOLE, nemesis.lease_seconds + 2)
+
+
+def cancel(nemesis: Nemesis) -> None:
+    """Nothing goes wrong; jobs are cancelled at every moment of their lives."""
+    nemesis.wait(8)
+
+
+def hints(nemesis: Nemesis) -> None:
+    """Redis forgets everything while jobs wait in it."""
+    nemesis.wait(2)
+    nemesis.restart_redis()
+    for _ in range(2):
+        nemesis.wait(2)
+        nemesis.flush_redis()
+
+
+def hang(nemesis: Nemesis) -> None:
+    """An engine hangs: a heartbeat that went on would hold its rows for ever."""
+    nemesis.wait(1)
+    nemesis.wait_for_flow()
+    nemesis.hang_worker()
+    nemesis.wait(6)
+
+
+_QUIET = Mix(cancel=0, cancel_batch=0)
+_LONG = replace(_QUIET, single=4, batch=0.2, tokens=(20, 60), pause_seconds=0.15)
+
+PROFILES: dict[str, Profile] = {
+    "mixed": Profile("every promise at once", mixed, seconds=40, settle_seconds=90),
+    "fence": Profile(
+        "a write counts only by the owner of the attempt",
+        fence,
+        mix=Mix(batch=0, tokens=(10, 60), cancel=0.5, pause_seconds=0.04),  # late writes of batches fail at a CHECK
+        has_crashes=False,
+    ),
+    "accept": Profile("an answer of 2xx means committed", accept, mix=Mix(single=10, pause_seconds=0.03)),
+    "reap": Profile("rows are taken from the dead alone", reap, mix=_LONG, step_seconds=0.08, has_crashes=False),
+    "claim": Profile(
+        "a row is claimed once",
+        claim,
+        mix=replace(_QUIET, pause_seconds=0.03, tokens=(10, 30)),
+        rows=24,
+        has_reruns=False,
+        has_crashes=False,
+    ),
+    "blame": Profile("a lost lease is no crash", blame, mix=_LONG, has_crashes=False),
+    "cancel": Profile(
+        "an accepted cancel never completes", cancel, mix=Mix(cancel=5), has_reruns=False, has_crashes=False
+    ),
+    "hints": Profile(
+        "losing Redis loses time alone",
+        hints,
+        mix=replace(_QUIET, pause_seconds=0.03),
+        step_seconds=0.08,
+        has_reruns=False,
+        has_crashes=False,
+    ),
+    "hang": Profile("a worker that does not get on loses its rows", hang, settings={"BATCHMILL_HANG_SECONDS": "5"}),
+}
