@@ -1,6 +1,8 @@
 """The threads of a worker in the test's own process, around an engine of the test's choice, on a real database."""
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
@@ -9,11 +11,14 @@ from redis import Redis
 
 from models.claims import Claims
 from models.database import Database
+from models.disk import DiskWatch
 from models.ids import uuid7
 from models.records import JobRecord, NewJob, WorkerRecord
 from models.status import FINAL
 from models.store import Store
 from tests.waiting import wait_until
+from worker.backlog import Backlog
+from worker.brake import Brake
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
@@ -26,18 +31,29 @@ from worker.streamer import Streamer, feed_client
 from worker.writer import Writer
 
 LEASE_SECONDS = 36_000.0  # no test waits for its end
+MIN_FREE_DISK = 0.05
 
 
 class Workbench:
     """Feeder, decoder, writer and keeper, wired as the mill wires them, without Celery."""
 
-    def __init__(self, database: Database, engine: DecodeEngine, *, redis_url: str = "redis://127.0.0.1:1") -> None:
+    def __init__(
+        self,
+        database: Database,
+        engine: DecodeEngine,
+        *,
+        redis_url: str = "redis://127.0.0.1:1",
+        max_result_bytes: int = 64 << 20,
+        disks: Sequence[Path] = (),
+    ) -> None:
         self.store, self.claims, self.engine = Store(database), Claims(database), engine
         self.crashes: list[str] = []
         record = WorkerRecord(uuid7(), "host/bench/0", "host", 1, "noop", rows=engine.info.rows)
         self.lease = Lease(self.claims, record, LEASE_SECONDS)
         self.ledger, self.staging = Ledger(), Staging(engine.info.rows)
-        self.writer = Writer(self.claims, self.ledger, on_finished=_ignore, on_crash=self._crash)
+        self.backlog = Backlog(Path(tempfile.gettempdir()), max_result_bytes)
+        self.writer = Writer(self.claims, self.ledger, self.backlog, on_finished=_ignore, on_crash=self._crash)
+        brake = Brake(DiskWatch(disks, MIN_FREE_DISK), is_behind=lambda: self.writer.is_behind)
         self.streamer = Streamer(feed_client(redis_url), on_crash=self._crash)
         self.decoder = Decoder(
             engine,
@@ -55,6 +71,7 @@ class Workbench:
             self.lease,
             self.staging,
             self.ledger,
+            brake,
             finish=self.writer.put,
             on_accepted=_ignore,
             on_finished=_ignore,
