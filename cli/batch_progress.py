@@ -2,6 +2,7 @@
 
 from cli.client import Json
 from cli.progress import LiveDisplay, duration
+from models.faults import OUR_FAULTS
 
 FINAL = frozenset({"completed", "failed", "expired", "cancelled"})
 EXIT_COMPLETED, EXIT_FAILURE, EXIT_ROWS_FAILED = 0, 1, 3
@@ -46,6 +47,8 @@ def summary(batch: Json) -> list[str]:
     others = [f"{batch['counts'][name]} {name}" for name in ("failed", "cancelled", "expired") if batch["counts"][name]]
     lines = [", ".join([first, *others])]
     lines += [f"  {error['count']} x {error['code']}: {error['message']}" for error in batch["first_errors"] or ()]
+    if any(error["code"] in OUR_FAULTS for error in batch["first_errors"] or ()):
+        lines.append(f"  what failed by our fault: batchmill dead-letters replay --all --batch {batch['id']}")
     lines += [_input_error(error) for error in (batch["errors"] or {"data": ()})["data"][:5]]
     return lines
 

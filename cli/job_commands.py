@@ -77,6 +77,23 @@ def cancel(
     from cli import job_service
     from cli.client import Client
     from cli.console import write_out
+    from cli.job_view import standing
 
     job = job_service.cancel(Client.from_environment(url), job_id)
-    write_out(job_service.as_json(job) if output is Format.JSON else f"{job['id']}  {job_service.standing(job)}")
+    write_out(job_service.as_json(job) if output is Format.JSON else f"{job['id']}  {standing(job)}")
+
+
+@jobs_app.command("show")
+def show(
+    job_id: Annotated[str, typer.Argument(help="Any job id: cmpl-..., chatcmpl-..., batch_req_...")],
+    output: Output = Format.TEXT,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Print where a job stands: its status and why, attempts, crashes of its workers, times. Not its text."""
+    from cli.client import Client, path_to
+    from cli.console import write_out
+    from cli.job_service import as_json
+    from cli.job_view import describe
+
+    job = Client.from_environment(url).get(path_to("jobs", job_id), include="")
+    write_out(as_json(job) if output is Format.JSON else describe(job))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from cli.client import Client, Json, path_to
 from cli.console import EXIT_FAILURE, write_out
+from cli.job_view import standing
 from models.errors import ConfigurationError
 
 STDIN = "-"
@@ -77,11 +78,6 @@ def list_line(job: Json) -> str:
     """A job in one line of a list."""
     created = datetime.fromtimestamp(job["created_at"], UTC).astimezone()
     return f"{job['id']}  {standing(job):<11}  {created:%Y-%m-%d %H:%M:%S}  {job['model']}  {job['endpoint']}"
-
-
-def standing(job: Json) -> str:
-    """Its status, and why where the status does not say."""
-    return str(job["status"]) if job["status_reason"] is None else f"{job['status']} ({job['status_reason']})"
 
 
 def as_json(value: Json | Sequence[Json]) -> str:

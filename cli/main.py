@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.batch_commands import batches_app
+from cli.dead_letter_commands import dead_letters_app
 from cli.job_commands import jobs_app
 from models.errors import BatchmillError
 
@@ -25,6 +26,7 @@ db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 app.add_typer(batches_app, name="batches")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(dead_letters_app, name="dead-letters")
 app.add_typer(keys_app, name="keys")
 app.add_typer(db_app, name="db")
 app.add_typer(config_app, name="config")

@@ -48,7 +48,10 @@ def test_summary_names_the_errors() -> None:
     assert summary(BATCH) == [
         "batch_1 in_progress: 3 of 10 rows completed, 1 failed",
         "  1 x out_of_memory: no room",
+        "  what failed by our fault: batchmill dead-letters replay --all --batch batch_1",
     ]
+    refused = BATCH | {"first_errors": [{"code": "empty_prompt", "message": "no", "count": 1}]}
+    assert summary(refused)[1:] == ["  1 x empty_prompt: no"]
     failed = BATCH | {"status": "failed", "errors": {"object": "list", "data": [error] * 9}, "first_errors": None}
     assert summary(failed)[1:] == ["  line 3: used before (duplicate_custom_id)"] * 5
 
