@@ -4,18 +4,19 @@ Raises as the store does, and repeating is as harmless: a claim whose answer was
 gives back, a commit whose answer was lost is recognised when it is run again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, case, select
 
-from models import batches, cancelling, dialects, intake, leases, transitions
+from models import batches, cancelling, dialects, intake, leases, suspects, transitions
 from models.columns import constant, is_one_of, now
 from models.database import Database
 from models.records import ClaimedJob, CommitResult, NewJob, Outcome, Reaped, WorkerRecord
 from models.rows import Moved, claimed_job
 from models.status import Status
+from models.suspects import Level, Suspects
 from models.tables import jobs, workers
 
 MAX_ATTEMPTS = 25  # generous: a lost lease is not the job's fault
@@ -53,10 +54,16 @@ class Claims:
 
         self.database.write(work)
 
-    def claim(self, worker_id: UUID, ids: Sequence[UUID]) -> list[ClaimedJob]:
-        """Make the queued ones among `ids` this worker's. Nothing for a worker whose lease is gone."""
-        rows = self.database.write(lambda connection: dialects.of(connection).claim(connection, worker_id, ids))
+    def claim(self, worker_id: UUID, ids: Sequence[UUID], *, level: Level = Level.NONE) -> list[ClaimedJob]:
+        """Make the queued ones among `ids` that are of this level of suspicion this worker's; a message may name others
+        by now, which wait to be found. Nothing for a worker whose lease is gone."""
+        rows = self.database.write(lambda connection: dialects.of(connection).claim(connection, worker_id, ids, level))
         return [claimed_job(row) for row in rows]
+
+    def suspects(self, model: str) -> Suspects | None:
+        """Read which queued suspects of a model are to run next, if there are any. Other workers read the same."""
+        with self.database.read() as connection:
+            return suspects.find(connection, model)
 
     def claim_inline(self, worker_id: UUID, new: Sequence[NewJob]) -> list[ClaimedJob]:
         """Store jobs that came inside a message, where they are new, and claim them. A refused one ends failed."""
@@ -64,7 +71,7 @@ class Claims:
         def work(connection: Connection) -> Sequence[Row[Any]]:
             hot = dialects.of(connection)
             hot.insert_jobs(connection, new)
-            return hot.claim(connection, worker_id, [job.id for job in new if job.error is None])
+            return hot.claim(connection, worker_id, [job.id for job in new if job.error is None], Level.NONE)
 
         return [claimed_job(row) for row in self.database.write(work)]
 
@@ -112,19 +119,27 @@ class Claims:
 
         def work(connection: Connection) -> Reaped:
             lost = leases.lock(connection, workers.c.lease_until < now())
-            num_jobs = sum(self._take_back(connection, worker_id, transitions.take_from_lost) for worker_id in lost)
-            return Reaped(len(lost), num_jobs)
+            took = [self._take_back(connection, worker_id, transitions.take_from_lost) for worker_id in lost]
+            return Reaped(len(lost), sum(map(len, took)))
 
         return self.database.write(work)
 
-    def confirm_crash(self, slot: str, *, successor: UUID) -> int:
-        """The slot's new process says that its predecessors crashed: their rows go back now, as suspects."""
+    def confirm_crash(self, slot: str, *, successor: UUID) -> list[UUID]:
+        """The slot's new process says that its predecessors crashed: their rows go back now, as suspects. Returns the
+        rows they held."""
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> list[UUID]:
             dead = leases.wait_and_lock(connection, (workers.c.slot == slot) & (workers.c.id != successor))
-            return sum(self._take_back(connection, worker_id, transitions.take_from_crashed) for worker_id in dead)
+            took = (self._take_back(connection, worker_id, transitions.take_from_crashed) for worker_id in dead)
+            return [row.id for moved in took for row in moved]
 
         return self.database.write(work)
+
+    def guilty(self, ids: Collection[UUID]) -> set[UUID]:
+        """Which of these jobs failed because they crash workers."""
+        query = select(jobs.c.id).where(jobs.c.error_code == transitions.WORKER_CRASHED)
+        with self.database.read() as connection:
+            return set(connection.scalars(query.where(is_one_of(connection, jobs.c.id, list(ids)))))
 
     def expire_queued(self, limit: int) -> int:
         """Expire queued rows whose deadline passed, and batches that nobody came to read. Returns how many rows."""
@@ -141,11 +156,11 @@ class Claims:
         """Go on with batches whose cancelling was cut short by a crash; once a minute is enough."""
         return cancelling.resume(self.database)
 
-    def _take_back(self, connection: Connection, worker_id: UUID, take: TakeBack) -> int:
+    def _take_back(self, connection: Connection, worker_id: UUID, take: TakeBack) -> list[Moved]:
         moved = take(connection, worker_id, max_attempts=self.max_attempts)
         batches.count(connection, moved)
         leases.forget(connection, worker_id)
-        return len(moved)
+        return moved
 
 
 def _commit(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome]) -> CommitResult:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 from models import postgresql, sqlite
 from models.records import NewJob, Outcome
 from models.rows import Moved
+from models.suspects import Level
 
 
 class HotStatements(Protocol):
@@ -22,8 +23,10 @@ class HotStatements(Protocol):
     ) -> set[tuple[str, str]]:
         """Write rows of `idempotency`, replacing older ones. Returns tenant and key of those written."""
 
-    def claim(self, connection: Connection, worker_id: UUID, ids: Sequence[UUID], /) -> Sequence[Row[Any]]:
-        """Make queued rows among `ids` the worker's own, if its lease lasts."""
+    def claim(
+        self, connection: Connection, worker_id: UUID, ids: Sequence[UUID], level: Level, /
+    ) -> Sequence[Row[Any]]:
+        """Make queued rows of this level of suspicion among `ids` the worker's own, if its lease lasts."""
 
     def finish(self, connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome], /) -> list[Moved]:
         """Write outcomes of attempts the worker still holds. Returns those rows, with the status as written."""

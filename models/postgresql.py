@@ -16,6 +16,7 @@ from models import job_metadata
 from models.packing import dump_json
 from models.records import NewJob, Outcome
 from models.rows import Moved, completion_values, job_values, outcome_values
+from models.suspects import Level
 
 _INSERT_JOBS = text("""
     WITH new AS MATERIALIZED (
@@ -51,6 +52,7 @@ _CLAIM = text("""
         FROM me CROSS JOIN unnest(CAST(:ids AS uuid[])) AS hint (id)
         CROSS JOIN LATERAL (SELECT * FROM jobs WHERE jobs.id = hint.id FOR UPDATE SKIP LOCKED) AS job
         WHERE job.status || '' = 'queued' AND (job.deadline IS NULL OR job.deadline > now())
+              AND least(job.suspicion, :alone) = :level
     ),
     taken AS (
         UPDATE jobs SET status = 'in_progress', owner = :worker, attempt = attempt + 1, started_at = now()
@@ -118,9 +120,11 @@ def keep_keys(
     return {(row.tenant, row.key) for row in written}
 
 
-def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
-    """Make queued rows among `ids` the worker's own, if its lease lasts. Rows locked by another are left to it."""
-    return connection.execute(_CLAIM, {"worker": worker_id, "ids": sorted(ids)}).all()
+def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID], level: Level) -> Sequence[Row[Any]]:
+    """Make queued rows of this level of suspicion among `ids` the worker's own, if its lease lasts. Rows locked by
+    another are left to it."""
+    parameters = {"worker": worker_id, "ids": sorted(ids), "level": int(level), "alone": int(Level.ALONE)}
+    return connection.execute(_CLAIM, parameters).all()
 
 
 def finish(connection: Connection, worker_id: UUID, outcomes: Sequence[Outcome]) -> list[Moved]:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, Select, Uuid, exists, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, Uuid, exists, func, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
 from models import job_metadata
@@ -15,6 +15,7 @@ from models.packing import dump_json
 from models.records import NewJob, Outcome
 from models.rows import Moved, completion_values, job_values, outcome_values
 from models.status import Status
+from models.suspects import Level
 from models.tables import completions, idempotency, jobs, payloads, workers
 
 _CLAIMED: Select[Any] = select(
@@ -71,12 +72,13 @@ def keep_keys(
     return {(row.tenant, row.key) for row in written}
 
 
-def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID]) -> Sequence[Row[Any]]:
-    """Make queued rows among `ids` the worker's own, if its lease lasts."""
+def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID], level: Level) -> Sequence[Row[Any]]:
+    """Make queued rows of this level of suspicion among `ids` the worker's own, if its lease lasts."""
     lease = select(workers.c.id).where(workers.c.id == worker_id, workers.c.lease_until > now())
     taken = connection.scalars(
         update(jobs)
         .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
+        .where(func.min(jobs.c.suspicion, int(Level.ALONE)) == int(level))
         .where(or_(jobs.c.deadline.is_(None), jobs.c.deadline > now()), exists(lease))
         .values(status=Status.IN_PROGRESS, owner=worker_id, attempt=jobs.c.attempt + 1, started_at=now())
         .returning(jobs.c.id)

@@ -187,6 +187,9 @@ Index(
     postgresql_where=jobs.c.status == "in_progress",
     sqlite_where=jobs.c.status == "in_progress",
 )
+# Rows held by a worker that crashed: few, and looked for all the time.
+_SUSPECT = (jobs.c.status == "queued") & (jobs.c.suspicion > 0)
+Index("jobs_suspects", jobs.c.model, postgresql_where=_SUSPECT, sqlite_where=_SUSPECT)
 _HAS_DEADLINE = (jobs.c.status == "queued") & jobs.c.deadline.is_not(None)
 Index("jobs_deadline", jobs.c.deadline, postgresql_where=_HAS_DEADLINE, sqlite_where=_HAS_DEADLINE)
 # A refused duplicate keeps the custom_id it was refused for.

@@ -11,12 +11,14 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_
 from models.columns import constant, now
 from models.rows import DEADLINE_EXCEEDED, Moved
 from models.status import Status, starts_of
+from models.suspects import Level
 from models.tables import jobs
 
-MAX_SOLO_CRASHES = 2  # confirmed crashes while decoding alone: the row itself kills workers
+MAX_SOLO_CRASHES = 2  # confirmed crashes of workers that ran the row alone: it is the row that kills them
+WORKER_CRASHED = "worker_crashed"
 _MESSAGES = {
     DEADLINE_EXCEEDED.code: DEADLINE_EXCEEDED.message,
-    "worker_crashed": "The worker crashed twice while it ran this job alone.",
+    WORKER_CRASHED: "The worker crashed twice while it ran this job alone.",
     "attempts_exhausted": "Too many workers were lost while they ran this job.",
 }
 _MOVED = (jobs.c.id, jobs.c.batch_id, jobs.c.status)
@@ -74,14 +76,20 @@ def take_from_lost(connection: Connection, owner: UUID, *, max_attempts: int) ->
 
 
 def take_from_crashed(connection: Connection, owner: UUID, *, max_attempts: int) -> list[Moved]:
-    """Give back the rows of a worker known to have crashed: each is a suspect, and a row alone more than that."""
+    """Give back the rows of a worker known to have crashed: each is a suspect, and one that ran alone is more.
+
+    Alone is what was claimed to run alone, in an engine that had run empty, and is all that was held. The last row of
+    many to finish is not: what broke the process may have been left by its neighbours.
+    """
     held = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, _IS_RUNNING)
-    num_solo = int(connection.execute(held).scalar_one() == 1)
-    too_often = and_(literal(num_solo) == 1, jobs.c.solo_crashes + num_solo >= MAX_SOLO_CRASHES)
+    num_held = connection.execute(held).scalar_one()
+    ran_alone = and_(literal(num_held) == 1, jobs.c.suspicion >= Level.ALONE.value)
+    num_solo = case((ran_alone, 1), else_=0)
+    too_often = and_(ran_alone, jobs.c.solo_crashes + 1 >= MAX_SOLO_CRASHES)
     return _give_back(
         connection,
         jobs.c.owner == owner,
-        fatal=[(too_often, "worker_crashed"), _exhausted(max_attempts)],
+        fatal=[(too_often, WORKER_CRASHED), _exhausted(max_attempts)],
         blame={"suspicion": jobs.c.suspicion + 1, "solo_crashes": jobs.c.solo_crashes + num_solo},
     )
 

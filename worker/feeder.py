@@ -11,7 +11,8 @@ from uuid import UUID
 from models.claims import Claims
 from models.errors import BatchmillError, RequestError
 from models.records import ClaimedJob
-from worker.brake import Brake
+from models.suspects import Level, Suspects
+from worker.company import Turns
 from worker.deliveries import Delivery, FinishedRow, Ledger, Row
 from worker.engine.types import RowError
 from worker.lease import Lease
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # between tries while the database is away; the messages stay unacknowledged meanwhile
 IDLE_SECONDS = 0.2
+RUN_EMPTY_POLL_SECONDS = 0.01
 
 
 class Portion(NamedTuple):
@@ -43,7 +45,6 @@ class Feeder(Part):
         lease: Lease,
         staging: Staging,
         ledger: Ledger,
-        brake: Brake,
         *,
         finish: Callable[[FinishedRow], None],
         on_accepted: Callable[[Sequence[Delivery]], None],
@@ -52,11 +53,12 @@ class Feeder(Part):
     ) -> None:
         super().__init__("feeder", on_crash=on_crash)
         self._claims, self._engine, self._lease = claims, engine, lease
-        self._staging, self._ledger, self._brake = staging, ledger, brake
+        self._staging, self._ledger = staging, ledger
         self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
         # (-priority, order of arrival, delivery): the higher priority first, then the earlier message
         self._inbox: queue.PriorityQueue[tuple[int, int, Delivery]] = queue.PriorityQueue()
         self._claimed: deque[Row] = deque()  # not prepared yet
+        self._turns = Turns()
         self._requests_per_job = 1  # of the last claim
         self._lock = threading.Lock()
         self._arrivals = 0
@@ -69,9 +71,8 @@ class Feeder(Part):
 
     @property
     def wants_more(self) -> bool:
-        """Whether less than one engine's worth of jobs stands ready behind the live rows, and claims are wanted."""
-        num_ready = self._num_waiting + len(self._claimed) + len(self._staging)
-        return num_ready < self._engine.info.rows and not self._brake.reason
+        """Whether less than one engine's worth of jobs stands ready behind the live rows."""
+        return self._num_waiting + len(self._claimed) + len(self._staging) < self._engine.info.rows
 
     def unprepared(self) -> set[UUID]:
         """Jobs claimed and not yet staged, once stopped."""
@@ -93,10 +94,44 @@ class Feeder(Part):
                 continue
             if self._claimed:
                 self._stage(room)
-            elif self._brake.reason:
-                self._stopping.wait(IDLE_SECONDS)
+            elif self._turns.suspects_are_due:
+                self._serve_suspects()
             elif portions := self._take(max(room // self._requests_per_job, 1)):
-                self._claim_until_done(portions)
+                self._claim_until_done(portions, Level.NONE)
+                self._turns.fresh_claimed()
+            else:
+                self._turns.nothing_fresh()
+
+    def _serve_suspects(self) -> None:
+        """Let the engine run empty, claim suspects of one level, and let them finish with nothing else beside them."""
+        found = self._look_for_suspects()
+        if found and self._run_empty():
+            found = self._look_for_suspects()  # another worker may have taken them meanwhile
+        if found is None:
+            self._turns.no_suspects()
+            return
+        self._turns.suspects_claimed()
+        delivery = Delivery(found.ids)
+        with self._lock:
+            self._num_waiting += len(found.ids)
+        self._claim_until_done([Portion(delivery, self._ledger.take(delivery, len(found.ids)))], found.level)
+        self._run_empty()
+
+    def _look_for_suspects(self) -> Suspects | None:
+        try:
+            return self._claims.suspects(self._lease.record.model)
+        except BatchmillError as error:
+            log.warning("no look for suspects", extra={"action": "suspects_failed", "reason": str(error)})
+            return None
+
+    def _run_empty(self) -> bool:
+        """Wait until all that was claimed is decoded and written; False: told to stop."""
+        while len(self._ledger) and not self._stopping.is_set():
+            if self._claimed:
+                self._stage(self._staging.wait_for_room(IDLE_SECONDS))
+            else:
+                self._stopping.wait(RUN_EMPTY_POLL_SECONDS)
+        return not self._stopping.is_set()
 
     def _take(self, room: int) -> list[Portion]:
         """Wait for a message, then take what waits already, up to the room there is; the rest of a long message stays
@@ -115,12 +150,12 @@ class Feeder(Part):
                 self._inbox.put(place)
         return portions
 
-    def _claim_until_done(self, portions: list[Portion]) -> None:
+    def _claim_until_done(self, portions: list[Portion], level: Level) -> None:
         """Try until the database answers; a claim that failed has claimed nothing."""
         while not self._stopping.is_set():
             worker_id = self._lease.worker_id
             try:
-                claimed = self._claim(worker_id, portions)
+                claimed = self._claim(worker_id, portions, level)
             except BatchmillError as error:
                 log.warning("claim failed, trying again", extra={"action": "claim_failed", "reason": str(error)})
                 self._stopping.wait(RETRY_SECONDS)
@@ -128,10 +163,10 @@ class Feeder(Part):
             self._note(portions, {job.id: Row(worker_id, job) for job in claimed})
             return
 
-    def _claim(self, worker_id: UUID, portions: list[Portion]) -> list[ClaimedJob]:
+    def _claim(self, worker_id: UUID, portions: list[Portion], level: Level) -> list[ClaimedJob]:
         ids = [job_id for portion in portions if portion.delivery.job is None for job_id in portion.ids]
         inline = {portion.delivery.job.id: portion.delivery.job for portion in portions if portion.delivery.job}
-        claimed = self._claims.claim(worker_id, ids) if ids else []
+        claimed = self._claims.claim(worker_id, ids, level=level) if ids else []
         if inline:
             claimed += self._claims.claim_inline(worker_id, list(inline.values()))
         return claimed

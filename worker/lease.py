@@ -76,8 +76,8 @@ class Lease:
         """The id that fences every write."""
         return self.record.id
 
-    def begin(self) -> int:
-        """Register, and take back what a crashed predecessor in this slot held; returns how many rows that was."""
+    def begin(self) -> list[uuid.UUID]:
+        """Register, and take back what a crashed predecessor in this slot held; returns the rows."""
         asked = self.clock()
         self.claims.register(self.record, lease_seconds=self.lease_seconds)
         self._renewed = asked

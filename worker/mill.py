@@ -15,14 +15,11 @@ from typing import Any
 from models import migrations
 from models.claims import Claims
 from models.database import Database
-from models.disk import watch_of
 from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
 from models.logs import READY
 from models.records import WorkerRecord
 from models.store import Store
-from worker.backlog import Backlog
-from worker.brake import Brake
 from worker.celery_app import BatchmillApp
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
@@ -67,9 +64,7 @@ class Mill:
         self._ledger, self._staging = Ledger(), Staging(self.rows)
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._apart(), self._record(), settings.lease_seconds)
-        backlog = Backlog(settings.state_dir, settings.max_result_bytes)
-        self._writer = Writer(self._claims, self._ledger, backlog, on_finished=on_finished, on_crash=on_crash)
-        self._brake = Brake(watch_of(settings), is_behind=lambda: self._writer.is_behind)
+        self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)
         self._streamer = Streamer(feed_client(settings.broker), on_crash=on_crash)
         self._decoder = Decoder(
             self._engine,
@@ -87,7 +82,6 @@ class Mill:
             self._lease,
             self._staging,
             self._ledger,
-            self._brake,
             finish=self._writer.put,
             on_accepted=on_accepted,
             on_finished=on_finished,
@@ -138,7 +132,9 @@ class Mill:
         """Enter the workers table, take back what a crashed predecessor held, start the threads."""
         taken_back = self._lease.begin()
         if taken_back:
-            log.warning("%d rows of a crashed predecessor queued again", taken_back, extra={"action": "crash_seen"})
+            log.warning(
+                "%d rows of a crashed predecessor queued again", len(taken_back), extra={"action": "crash_seen"}
+            )
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
@@ -193,8 +189,6 @@ class Mill:
             "inbox": self.feeder.num_waiting,
             "staged": len(self._staging),
             "held": len(self._ledger),
-            "unwritten": self._writer.num_waiting,
-            "paused": self._brake.reason,
             **self._writer.counts,
             "engine": self._engine.stats(),
         }

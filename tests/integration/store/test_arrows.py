@@ -14,6 +14,7 @@ from models.ids import uuid7
 from models.records import ClaimedJob, Outcome
 from models.status import ARROWS, Arrow, Status, is_allowed
 from models.store import Store
+from models.suspects import Level
 from tests.integration.store.making import (
     LONG,
     REFUSAL,
@@ -191,9 +192,10 @@ def late(bench: Bench) -> None:
 
 def crashed_once_alone(bench: Bench) -> None:
     start(bench)
-    bench.claims.confirm_crash("here", successor=uuid7())
-    bench.worker_id = new_worker(bench.claims, slot="here")
-    (bench.claimed,) = bench.claims.claim(bench.worker_id, [bench.job_id])
+    for level in (Level.FEW, Level.ALONE, Level.ALONE):
+        bench.claims.confirm_crash("here", successor=uuid7())
+        bench.worker_id = new_worker(bench.claims, slot="here")
+        (bench.claimed,) = bench.claims.claim(bench.worker_id, [bench.job_id], level=level)
 
 
 def cancelled_while_running(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from models.idempotency import by_key
 from models.records import JobRecord, Reaped
 from models.status import FINAL, BatchStatus, Status
 from models.store import Store
+from models.suspects import Level
 from models.submitting import Submission, Submitted
 from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
 
@@ -115,7 +116,7 @@ def test_a_reaper_leaves_a_worker_alone_whose_claim_is_under_way(postgresql_url:
     store.submit(jobs)
     worker_id = new_worker(claims)
     with database.transaction() as connection:
-        assert len(dialects.of(connection).claim(connection, worker_id, [job.id for job in jobs])) == 3
+        assert len(dialects.of(connection).claim(connection, worker_id, [job.id for job in jobs], Level.NONE)) == 3
         assert claims.heartbeat(worker_id, lease_seconds=0)  # which the claim does not hold up
         assert claims.reap() == Reaped()
 
