@@ -31,6 +31,7 @@ from api.routes import (
 )
 from api.services import Services
 from models.database import Database
+from models.retention import Keep, Retention
 from models.settings import Settings, load_settings
 
 
@@ -72,7 +73,8 @@ def app_from_environment() -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Publisher and housekeeper run while the service does; the database is the caller's or ends with the process."""
     services: Services = app.state.services
-    housekeeper = Housekeeper(services.files, services.blobs, services.store)
+    retention = Retention(services.database, services.blobs, Keep.of(services.settings))
+    housekeeper = Housekeeper(retention, services.blobs)
     services.broker.start()
     housekeeper.start()
     yield

@@ -118,6 +118,8 @@ TABLE: dict[type[Exception], Answer] = {
     Unauthorized: Answer(401, "authentication_error"),
     InsufficientScope: Answer(403, "permission_error"),
     ours.NotFound: Answer(404, "not_found_error"),
+    ours.ResultExpired: Answer(410, "not_found_error", retry=False),
+    ours.InputExpired: Answer(410, "not_found_error", retry=False),
     ModelNotFound: Answer(404, "not_found_error"),
     # The official client would try these again, and so queue the work twice.
     SyncTimeout: Answer(408, "timeout_error", retry=False),

@@ -2,14 +2,14 @@
 
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete
 
 from models import batches as batch_rows
-from models.columns import is_one_of
 from models.database import Database
+from models.erasing import erase_rows_of_batch
 from models.errors import BatchNotFinal, NotFound
 from models.status import FINAL_BATCH
-from models.tables import batches, completions, files, idempotency, jobs, payloads
+from models.tables import batches, files, idempotency
 
 CHUNK = 2000  # rows a transaction
 
@@ -17,7 +17,7 @@ CHUNK = 2000  # rows a transaction
 def delete_batch(database: Database, batch_id: UUID, tenant: str | None) -> None:
     """Delete a batch with its rows and its output files. Raises NotFound, BatchNotFinal."""
     database.write(lambda connection: _begin(connection, batch_id, tenant))
-    while database.write(lambda connection: _delete_rows(connection, batch_id)):
+    while database.write(lambda connection: erase_rows_of_batch(connection, batch_id, CHUNK)):
         pass
     database.write(lambda connection: _end(connection, batch_id))
 
@@ -31,13 +31,6 @@ def _begin(connection: Connection, batch_id: UUID, tenant: str | None) -> None:
         raise BatchNotFinal
     ids = [id for id in (batch.output_file_id, batch.error_file_id) if id is not None]
     connection.execute(delete(files).where(files.c.id.in_(ids), files.c.batch_id == batch_id))
-
-
-def _delete_rows(connection: Connection, batch_id: UUID) -> int:
-    ids = connection.scalars(select(jobs.c.id).where(jobs.c.batch_id == batch_id).limit(CHUNK)).all()
-    for column in (completions.c.job_id, payloads.c.job_id, jobs.c.id):
-        connection.execute(delete(column.table).where(is_one_of(connection, column, ids)))
-    return len(ids)
 
 
 def _end(connection: Connection, batch_id: UUID) -> None:

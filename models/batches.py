@@ -18,10 +18,9 @@ from models.packing import clean_optional, clean_text, dump_json
 from models.records import BatchMark, BatchRecord, NewBatch
 from models.rows import Moved, batch_record
 from models.status import FINAL, BatchStatus, Status
-from models.tables import batches
+from models.tables import NUM_FINISHED, batches
 
 INPUT_PURPOSE = "batch"  # of files that can be a batch's input
-NUM_FINISHED = batches.c.num_completed + batches.c.num_failed + batches.c.num_cancelled + batches.c.num_expired
 _ZEROS = dict.fromkeys(
     (
         *("num_total", "num_completed", "num_failed", "num_cancelled", "num_expired"),
@@ -88,8 +87,9 @@ def marks(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, BatchMark]:
 
 
 def find_latest(connection: Connection, fingerprint: str, tenant: str) -> BatchRecord | None:
-    """Read the newest batch with this fingerprint."""
-    query = select(batches).where(batches.c.tenant == tenant, batches.c.fingerprint == fingerprint)
+    """Read the newest batch with this fingerprint whose results are not over."""
+    same = (batches.c.tenant == tenant) & (batches.c.fingerprint == fingerprint)
+    query = select(batches).where(same, batches.c.results_expired_at.is_(None))
     newest = query.order_by(batches.c.created_at.desc(), batches.c.id.desc()).limit(1)
     row = connection.execute(newest).mappings().one_or_none()
     return None if row is None else batch_record(row)

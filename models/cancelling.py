@@ -9,7 +9,7 @@ from models import transitions
 from models.columns import is_one_of, now
 from models.database import Database
 from models.status import FINAL_BATCH, BatchStatus, Status, starts_of
-from models.tables import batches, jobs
+from models.tables import NUM_FINISHED, batches, jobs
 
 CHUNK = 5000  # rows a transaction
 
@@ -40,7 +40,7 @@ def cancel_rows(database: Database, batch_id: UUID) -> int:
 
 def resume(database: Database) -> int:
     """Go on where a process died in the middle of cancelling a batch. Returns how many rows that were."""
-    unfinished = batches.c.num_total > batch_rows.NUM_FINISHED
+    unfinished = batches.c.num_total > NUM_FINISHED
     closed = batches.c.status.in_((BatchStatus.CANCELLING, BatchStatus.FAILED))
     with database.read() as connection:
         ids = connection.scalars(select(batches.c.id).where(closed, unfinished)).all()

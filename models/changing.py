@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, case, select, update
 
 from models import job_metadata
 from models.columns import from_now
-from models.errors import JobNotQueued, NotFound
+from models.errors import JobNotQueued, NotFound, ResultExpired
 from models.packing import dump_json, load_json
 from models.reads import this_job
 from models.records import JobChange
@@ -54,8 +54,10 @@ def _describe(connection: Connection, job_id: UUID, tenant: str | None, wanted: 
     body = connection.scalars(kept).one_or_none()
     found = select(jobs.c.batch_id).where(this_job(job_id, tenant, wanted.endpoint))
     job = connection.execute(found).one_or_none()
-    if body is None or job is None:
+    if job is None:
         raise NotFound
+    if body is None:
+        raise ResultExpired
     metadata: Mapping[str, str] = wanted.metadata or {}
     text = dump_json({**load_json(body), "metadata": dict(metadata)})
     connection.execute(update(payloads).where(payloads.c.job_id == job_id).values(body=text))

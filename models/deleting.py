@@ -4,13 +4,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, select
 
+from models.erasing import erase_jobs, overwriting
 from models.errors import JobNotFinal, JobOfBatch, NotFound
 from models.reads import this_job
 from models.status import FINAL
-from models.tables import completions, idempotency, job_metadata, jobs, payloads
-
-# The payload before the search index: who changes metadata holds the payload, so no pair is added behind our back.
-_ABOUT_IT = (payloads, job_metadata, completions, idempotency)
+from models.tables import jobs
 
 
 def delete_job(connection: Connection, job_id: UUID, tenant: str | None, endpoint: str | None) -> None:
@@ -20,10 +18,11 @@ def delete_job(connection: Connection, job_id: UUID, tenant: str | None, endpoin
     """
     this = this_job(job_id, tenant, endpoint)
     may_go = jobs.c.batch_id.is_(None) & jobs.c.status.in_(sorted(FINAL))
-    if connection.execute(delete(jobs).where(this, may_go).returning(jobs.c.id)).first() is None:
+    with overwriting(connection):
+        gone = connection.execute(delete(jobs).where(this, may_go).returning(jobs.c.id)).first()
+    if gone is None:
         raise _refusal(connection, job_id, tenant, endpoint)
-    for table in _ABOUT_IT:
-        connection.execute(delete(table).where(table.c.job_id == job_id))
+    erase_jobs(connection, [job_id])
 
 
 def _refusal(connection: Connection, job_id: UUID, tenant: str | None, endpoint: str | None) -> Exception:

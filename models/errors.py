@@ -36,6 +36,20 @@ class NotFound(BatchmillError):
     status = 404
 
 
+class ResultExpired(BatchmillError):
+    """The result was kept as long as results are kept here, and then deleted."""
+
+    code = "result_expired"
+    status = 410
+
+
+class InputExpired(BatchmillError):
+    """The request's input was kept as long as inputs are kept here, and then deleted."""
+
+    code = "input_expired"
+    status = 410
+
+
 class DatabaseUnavailable(BatchmillError):
     """The database does not answer. Retrying helps once it is back."""
 

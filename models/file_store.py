@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import files
+from models import aged_batches, files
 from models.database import Database
 from models.records import FileRecord, NewFile
 
@@ -24,6 +24,11 @@ class FileStore:
         """Read a file; an expired one is not there, a live batch's output is, with status `uploaded`."""
         with self.database.read() as connection:
             return files.find(connection, file_id, tenant)
+
+    def has_expired(self, file_id: UUID, tenant: str) -> bool:
+        """Whether it was a batch's output or error file, and was deleted when its time was over."""
+        with self.database.read() as connection:
+            return aged_batches.has_expired(connection, file_id, tenant)
 
     def list(
         self,
@@ -47,8 +52,13 @@ class FileStore:
         return self.database.write(work)
 
     def expire(self, limit: int) -> Sequence[FileRecord]:
-        """Delete rows whose time is over; the caller deletes the blobs of those without `batch_id`."""
-        return self.database.write(lambda connection: files.remove_expired(connection, limit))
+        """Take files whose time is over: nobody sees them any more. The caller deletes the blobs of those without
+        `batch_id`, and then says forget; until that they are found again."""
+        return self.database.write(lambda connection: files.expire(connection, limit))
+
+    def forget(self, ids: Sequence[UUID]) -> None:
+        """Delete rows of files whose blobs are gone."""
+        self.database.write(lambda connection: files.forget(connection, ids))
 
     def set_measured(self, file_id: UUID, num_bytes: int) -> None:
         """Note how long a stream over rows is."""

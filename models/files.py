@@ -1,9 +1,12 @@
 """Rows of files: uploaded bytes, and the streams over a batch's rows that are its output and error files."""
 
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, tuple_, update
 
+from models import aged_batches
 from models.columns import from_now, is_one_of, now
 from models.errors import FileInUse, NotFound, RequestError
 from models.ids import public_id
@@ -15,6 +18,7 @@ from models.tables import batches, files
 
 BATCH_OUTPUT = "batch_output"  # the purpose of output and error files
 UNMEASURED = -1
+LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 _PLACE = (files.c.created_at, files.c.id)  # in a list
 _NOT_EXPIRED = files.c.expires_at.is_(None) | (files.c.expires_at > now())
@@ -81,20 +85,47 @@ def remove(connection: Connection, file_id: UUID, tenant: str) -> FileRecord:
     if connection.execute(select(batches.c.id).where(batches.c.input_file_id == file_id, _IS_LIVE).limit(1)).first():
         raise FileInUse
     connection.execute(delete(files).where(files.c.id == file_id))
+    if row.batch_id is not None:
+        aged_batches.drop_file(connection, row.batch_id, file_id)
     return file_record(row)
 
 
-def remove_expired(connection: Connection, limit: int) -> list[FileRecord]:
-    """Delete rows whose time is over, the oldest first; the input of a live batch waits for its end."""
+def expire_old(connection: Connection, keep_seconds: float, limit: int) -> int:
+    """Let the time of uploads be over that are so old, unless a live batch reads them. Returns how many."""
+    is_old = files.c.batch_id.is_(None) & (files.c.created_at <= from_now(-keep_seconds)) & _NOT_EXPIRED
+    old = select(files.c.id).where(is_old, ~_FEEDS_LIVE_BATCH).order_by(files.c.id).limit(limit)
+    ids = connection.scalars(old.with_for_update(skip_locked=True)).all()
+    if ids:
+        connection.execute(update(files).where(is_one_of(connection, files.c.id, ids)).values(expires_at=now()))
+    return len(ids)
+
+
+def expire(connection: Connection, limit: int) -> list[FileRecord]:
+    """Take files whose time is over, the oldest first; the input of a live batch waits for its end.
+
+    From now on nobody sees them, and no batch is made of them; with a batch's file its rows are over. To be followed by
+    the deletion of their bytes and then by forget; until that they are found again.
+    """
     over = select(files.c.id).where(files.c.expires_at <= now(), ~_FEEDS_LIVE_BATCH)
     locked = over.order_by(files.c.expires_at).limit(limit).with_for_update(skip_locked=True)
     ids = connection.scalars(locked).all()
     if not ids:
         return []
-    gone = connection.execute(
-        delete(files).where(is_one_of(connection, files.c.id, ids), ~_FEEDS_LIVE_BATCH).returning(files)
+    # A batch that is being made of one began before, by a clock that stood still for it: to it too this is the past.
+    taken = connection.execute(
+        update(files)
+        .where(is_one_of(connection, files.c.id, ids), ~_FEEDS_LIVE_BATCH)
+        .values(expires_at=LONG_AGO)
+        .returning(files)
     )
-    return [file_record(row) for row in gone.mappings()]
+    records = [file_record(row) for row in taken.mappings()]
+    aged_batches.expire(connection, [file.batch_id for file in records if file.batch_id is not None])
+    return records
+
+
+def forget(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Delete rows of files whose bytes are gone."""
+    connection.execute(delete(files).where(is_one_of(connection, files.c.id, ids)))
 
 
 def set_measured(connection: Connection, file_id: UUID, num_bytes: int) -> None:

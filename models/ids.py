@@ -68,6 +68,11 @@ def uuid7() -> UUID:
     return UUID(int=head << 80 | _VERSION_7 | fraction << 64 | _VARIANT | random_bits(62))
 
 
+def first_id_of(moment: float) -> UUID:
+    """What sorts before every id made from this moment on, in seconds since 1970, and after those made before."""
+    return UUID(int=int(moment * 1000) << 80)
+
+
 def public_id(kind: str, id: UUID) -> str:
     """Write an id as users see it: `kind` is an endpoint or one of batch_req, batch, file."""
     return PREFIXES[kind] + id.hex

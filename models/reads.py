@@ -14,7 +14,8 @@ from models.status import Status
 from models.tables import completions, jobs, payloads, workers
 
 MAX_COUNTED = 1000  # queued jobs looked at for a place in the queue
-_JOBS = select(jobs, payloads.c.body).join(payloads, payloads.c.job_id == jobs.c.id)
+# A job whose request and result were deleted by retention is still there, without them.
+_JOBS = select(jobs, payloads.c.body, payloads.c.input_expired).outerjoin(payloads, payloads.c.job_id == jobs.c.id)
 
 
 def this_job(job_id: UUID, tenant: str | None, endpoint: str | None = None) -> ColumnElement[bool]:
@@ -51,7 +52,7 @@ def of_batch(
     if status is not None:
         rows = rows.where(jobs.c.status == constant(status))
     page = rows.order_by(jobs.c.line).limit(limit).subquery()  # cut first, so that only a page of bodies is read
-    query = select(page, payloads.c.body).join(payloads, payloads.c.job_id == page.c.id)
+    query = select(page, payloads.c.body, payloads.c.input_expired).join(payloads, payloads.c.job_id == page.c.id)
     return _records(connection, query.order_by(page.c.line))
 
 

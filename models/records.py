@@ -89,6 +89,8 @@ class JobRecord:
     replayed_as: UUID | None = None
     payload: str = "{}"
     completions: tuple[CompletionRecord, ...] = ()
+    input_expired: bool = False  # retention took the prompt out of the body
+    is_expired: bool = False  # retention deleted body and completions; the rest tells where the job ended
 
     @property
     def body(self) -> dict[str, Any]:
@@ -204,6 +206,8 @@ class BatchRecord:
     intake_owner: UUID | None  # the worker that reads the input
     completion_window: str | None  # as its submitter wrote it
     max_attempts: int | None  # of each row; None: the worker's setting
+    results_expired_at: datetime | None = None  # from then on there are no rows to read
+    results_deleted_at: datetime | None = None  # none of them is stored any more
 
     @property
     def num_unfinished(self) -> int:

@@ -121,7 +121,7 @@ def completion_record(row: Row[Any]) -> CompletionRecord:
 
 
 def job_record(row: Row[Any], completions: Iterable[CompletionRecord]) -> JobRecord:
-    """Read a row of `jobs` joined with its payload."""
+    """Read a row of `jobs` joined with its payload, which is null once retention deleted it."""
     error = None if row.error_code is None else JobError(row.error_code, row.error_message or "")
     return JobRecord(
         id=row.id,
@@ -146,8 +146,10 @@ def job_record(row: Row[Any], completions: Iterable[CompletionRecord]) -> JobRec
         max_attempts=row.max_attempts,
         solo_crashes=row.solo_crashes,
         replayed_as=row.replayed_as,
-        payload=row.body,
+        payload="{}" if row.body is None else row.body,
         completions=tuple(completions),
+        input_expired=bool(row._mapping.get("input_expired")),
+        is_expired=row.body is None,
     )
 
 

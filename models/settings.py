@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     blob_url: str | None = None
     max_file_bytes: Annotated[int, Field(ge=1024)] = 200_000_000
     max_batch_requests: Annotated[int, Field(ge=1)] = 50_000
+    keep_inputs_days: Annotated[float, Field(gt=0)] | None = None
+    keep_results_days: Annotated[float, Field(gt=0)] | None = None
+    keep_traces_days: Annotated[float, Field(ge=0)] = 30.0
     model_aliases: dict[str, str] = {}
     strict: bool = True
     log_format: Literal["console", "json"] = "console"

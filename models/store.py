@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, changing, deleting, hints, idempotency, listing, reads, submitting, transitions
+from models import batches, changing, deleting, hints, listing, reads, submitting, transitions
 from models.database import Database
 from models.errors import IdempotencyKeyReused
 from models.listing import JobFilter, Page
@@ -33,10 +33,6 @@ class Store:
     def submit_group(self, group: Sequence[Submission]) -> list[Submitted | IdempotencyKeyReused]:
         """Store what is new of a group, all or none; for each in turn where it is, or why it alone is refused."""
         return self.database.write(lambda connection: submitting.store_group(connection, group))
-
-    def forget_keys(self, limit: int) -> int:
-        """Delete up to so many idempotency keys whose time is over; returns how many."""
-        return self.database.write(lambda connection: idempotency.forget(connection, limit))
 
     def submit_all(self, group: Sequence[Submission]) -> list[Submitted]:
         """As submit_group, but all or none. Raises IdempotencyKeyReused."""

@@ -97,6 +97,8 @@ batches = Table(
     Column("intake_owner", Uuid),  # the worker that reads the input, while its lease lasts
     Column("completion_window", Text),  # as it was written: 24h and 1d are as long
     Column("max_attempts", SmallInteger),  # of each of its rows; null: the worker's setting
+    Column("results_expired_at", Timestamp),  # from then on nobody reads its rows, which are being deleted
+    Column("results_deleted_at", Timestamp),  # none of them is left; its counts stay a while
     CheckConstraint(
         "status IN ('validating', 'in_progress', 'finalizing', 'completed', 'failed', 'cancelling', 'cancelled',"
         " 'expired')",
@@ -120,8 +122,15 @@ batches = Table(
     # The few whose input is still to be read, so that looking for one costs nothing.
     Index("batches_unread", "created_at", postgresql_where=text(UNREAD), sqlite_where=text(UNREAD)),
     Index("batches_input_file", "input_file_id"),
+    Index(
+        "batches_results_expired",
+        "results_expired_at",
+        postgresql_where=text("results_expired_at IS NOT NULL"),
+        sqlite_where=text("results_expired_at IS NOT NULL"),
+    ),
     postgresql_with=FEW_BUSY_ROWS,
 )
+NUM_FINISHED = batches.c.num_completed + batches.c.num_failed + batches.c.num_cancelled + batches.c.num_expired
 
 jobs = Table(
     "jobs",
@@ -252,6 +261,7 @@ payloads = Table(
     metadata,
     Column("job_id", Uuid, primary_key=True),
     Column("body", Text, nullable=False),  # JSON text, not jsonb: jsonb refuses an escaped NUL
+    Column("input_expired", Boolean),  # true: the prompt was taken out of it; null: it is whole
 )
 
 completions = Table(

@@ -11,13 +11,12 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, case, func, select
 
-from models.batches import NUM_FINISHED
 from models.columns import is_one_of
 from models.errors import RequestError
 from models.ids import JOB_ENDPOINTS
 from models.packing import load_json
 from models.status import FINAL, Status
-from models.tables import batches, completions, jobs, payloads
+from models.tables import NUM_FINISHED, batches, completions, jobs, payloads
 
 MAX_SINGLE_JOBS = 100_000  # whose completions one call reads
 CHUNK = 1000  # bodies in memory at a time

@@ -17,6 +17,7 @@ from celery.backends.base import Backend, BaseBackend
 from celery.exceptions import TimeoutError
 
 from models.database import Database
+from models.errors import ResultExpired
 from models.ids import job_id_of_task, public_id
 from models.messages import GENERATE, GENERATE_CHUNK
 from models.records import CompletionRecord, JobError, JobRecord, NewJob
@@ -126,10 +127,12 @@ class JobsBackend(BaseBackend):
         return ready
 
     def _result(self, job: JobRecord) -> object:
-        if job.status is Status.COMPLETED:
+        if job.status is Status.COMPLETED and not job.is_expired:
             return completion_result(job)
-        if job.error is not None or job.status is Status.EXPIRED:
-            error = job.error or JobError("expired", "the deadline passed before the job was done")
+        if job.error is not None or job.status in (Status.COMPLETED, Status.EXPIRED):
+            gone = JobError(ResultExpired.code, ResultExpired().message)
+            late = JobError("expired", "the deadline passed before the job was done")
+            error = job.error or (gone if job.is_expired else late)
             return self.exception_to_python(
                 {
                     "exc_type": GenerationError.__name__,
@@ -177,6 +180,8 @@ class JobsBackend(BaseBackend):
 def _state(job: JobRecord) -> str:
     if job.error is not None and job.error.code == REVOKED:
         return str(states.REVOKED)
+    if job.is_expired and job.status is Status.COMPLETED:
+        return str(states.FAILURE)
     return str(STATES[job.status])
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from api.rendering.batches import Surroundings, batch_body
 from api.rendering.bodies import Json
 from api.services import Services
-from models.errors import NotFound
+from models.errors import NotFound, ResultExpired
 from models.records import BatchMark, BatchRecord
 from models.status import BatchStatus
 
@@ -21,6 +21,14 @@ def read_batch(services: Services, tenant: str, batch_id: UUID) -> BatchRecord:
     batch = services.batches.get(batch_id, tenant)
     if batch is None:
         raise NotFound
+    return batch
+
+
+def read_batch_with_rows(services: Services, tenant: str, batch_id: UUID) -> BatchRecord:
+    """The batch, whose rows are still to be read. Raises NotFound, ResultExpired."""
+    batch = read_batch(services, tenant, batch_id)
+    if batch.results_expired_at is not None:
+        raise ResultExpired
     return batch
 
 

@@ -12,7 +12,7 @@ from api.files.batch_files import BatchFile, cut_out, gzipped, measured
 from api.files.ranges import content_range, cut, wants_range
 from api.rendering.files import download_headers
 from api.services import Services
-from models.errors import NotFound
+from models.errors import NotFound, ResultExpired
 from models.records import FileRecord
 
 READ_BYTES = 256 << 10
@@ -33,10 +33,12 @@ async def download(services: Services, file: FileRecord, headers: Mapping[str, s
 
 
 def batch_file(services: Services, file: FileRecord) -> BatchFile:
-    """The stream that a batch's file is. Raises NotFound."""
+    """The stream that a batch's file is. Raises NotFound, ResultExpired."""
     batch = None if file.batch_id is None else services.batches.get(file.batch_id, file.tenant)
-    if batch is None:
+    if batch is None or file.id not in (batch.output_file_id, batch.error_file_id):  # deleted meanwhile
         raise NotFound
+    if batch.results_expired_at is not None:
+        raise ResultExpired
     return BatchFile.of(services.batches, batch, file.id)
 
 

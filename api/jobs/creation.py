@@ -14,7 +14,7 @@ from api.rendering.jobs import RETRY_OF, metadata_of
 from api.services import Services
 from api.submitting.idempotent import MIRROR, once_of
 from api.submitting.submission import new_job, submit
-from models.errors import JobNotFinal, RequestError
+from models.errors import InputExpired, JobNotFinal, RequestError, ResultExpired
 from models.idempotency import Once
 from models.ids import uuid7
 from models.job_requests import parse_job, placed
@@ -51,7 +51,8 @@ async def create_jobs(request: Request, services: Services, tenant: str, entries
 
 
 async def retry_job(request: Request, services: Services, job: JobRecord) -> Submitted:
-    """Store a finished job again, as it came. Raises JobNotFinal, or Conflict for a request that was never sound."""
+    """Store a finished job again, as it came. Raises JobNotFinal, InputExpired, or Conflict where its request was never
+    sound."""
     if job.status not in FINAL:
         raise JobNotFinal
     if job.status is Status.FAILED and not job.attempt:
@@ -62,6 +63,10 @@ async def retry_job(request: Request, services: Services, job: JobRecord) -> Sub
 def job_again(job: JobRecord) -> NewJob:
     """A final job as a new one, which names it. It is as suspect as the first: a request that crashed workers shall
     not meet others before it has run alone. One that completed did no harm."""
+    if job.is_expired:
+        raise ResultExpired
+    if job.input_expired:
+        raise InputExpired
     metadata = metadata_of(job) | {RETRY_OF: job_public_id(job)}
     return NewJob(
         id=uuid7(),

@@ -10,16 +10,18 @@ from api.rendering.bodies import Json
 from api.rendering.jobs import RESULT, job_body
 from api.services import Services
 from api.waiting import patience_seconds, wanted_seconds
-from models.errors import NotFound
+from models.errors import NotFound, ResultExpired
 from models.records import JobRecord
 from models.status import FINAL, Status
 
 
 def read_job(services: Services, tenant: str, job_id: UUID, endpoint: str | None = None) -> JobRecord:
-    """The job, of this endpoint if one is given. Raises NotFound."""
+    """The job, of this endpoint if one is given. Raises NotFound, ResultExpired."""
     job = services.store.job(job_id, tenant)
     if job is None or endpoint not in (None, job.endpoint):
         raise NotFound
+    if job.is_expired:
+        raise ResultExpired
     return job
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from api.paging import list_body
 from api.rendering.bodies import Json, job_public_id
-from models.errors import RequestError
+from models.errors import InputExpired, RequestError
 from models.ids import public_id
 from models.records import JobRecord
 from models.requests import RESPONSES, chat_messages, read_stored
@@ -44,6 +44,8 @@ def input_items(job: JobRecord) -> list[Json]:
 
 def _messages(job: JobRecord) -> list[dict[str, Any]]:
     """The conversation as it was sent; of a response without its instructions, which are a field of it."""
+    if job.input_expired:
+        raise InputExpired
     values = read_stored(job.endpoint, job.body)
     if job.endpoint == RESPONSES:
         values["instructions"] = None

@@ -39,6 +39,7 @@ ERRORS = {
     404: "There is nothing with this id, or it is not yours.",
     408: "Not finished in time: the job goes on, or the body came too slowly.",
     409: "Its state does not allow it.",
+    410: "It was there, and was deleted when the time for which such things are kept was over.",
     413: "The body is too large.",
     415: "The body has a type or a coding that is not read.",
     416: "The range is not in the file.",
@@ -65,9 +66,10 @@ class Operation:
     is_optional: bool = False  # the body
 
 
-CREATES = (*BODY, 404, 409, 422, 507)
+CREATES = (*BODY, 404, 409, 410, 422, 507)
 STREAMS = {200: (EVENTS,)}
-BY_ID = (400, 404)
+BY_ID = (400, 404, 410)
+DELETES = (400, 404, 409)
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("post", "/v1/completions"): Operation(
@@ -95,7 +97,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         more=STREAMS,
     ),
     ("get", "/v1/completions/{completion_id}"): Operation(GENERATION, generation.Completion, errors=BY_ID),
-    ("delete", "/v1/completions/{completion_id}"): Operation(GENERATION, Deleted, errors=(*BY_ID, 409)),
+    ("delete", "/v1/completions/{completion_id}"): Operation(GENERATION, Deleted, errors=DELETES),
     ("post", "/v1/completions/{completion_id}/cancel"): Operation(GENERATION, generation.Completion, errors=BY_ID),
     ("get", "/v1/chat/completions"): Operation(GENERATION, page=generation.ChatCompletion, errors=(400,)),
     ("get", "/v1/chat/completions/{completion_id}"): Operation(GENERATION, generation.ChatCompletion, errors=BY_ID),
@@ -104,9 +106,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         generation.ChatCompletion,
         body=MetadataUpdate,
         example={"metadata": {"team": "search"}},
-        errors=(*BODY, 404, 409, 507),
+        errors=(*BODY, 404, 409, 410, 507),
     ),
-    ("delete", "/v1/chat/completions/{completion_id}"): Operation(GENERATION, Deleted, errors=(*BY_ID, 409)),
+    ("delete", "/v1/chat/completions/{completion_id}"): Operation(GENERATION, Deleted, errors=DELETES),
     ("post", "/v1/chat/completions/{completion_id}/cancel"): Operation(
         GENERATION, generation.ChatCompletion, errors=BY_ID
     ),
@@ -114,7 +116,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         GENERATION, page=resources.ChatItem, errors=BY_ID
     ),
     ("get", "/v1/responses/{response_id}"): Operation(GENERATION, generation.Response, errors=BY_ID, more=STREAMS),
-    ("delete", "/v1/responses/{response_id}"): Operation(GENERATION, Deleted, errors=(*BY_ID, 409)),
+    ("delete", "/v1/responses/{response_id}"): Operation(GENERATION, Deleted, errors=DELETES),
     ("post", "/v1/responses/{response_id}/cancel"): Operation(GENERATION, generation.Response, errors=BY_ID),
     ("get", "/v1/responses/{response_id}/input_items"): Operation(GENERATION, page=resources.InputItem, errors=BY_ID),
     ("post", "/v1/batches"): Operation(
@@ -126,7 +128,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("get", "/v1/batches"): Operation(BATCHES, page=resources.Batch, errors=(400,)),
     ("get", "/v1/batches/{batch_id}"): Operation(BATCHES, resources.Batch, errors=BY_ID),
-    ("delete", "/v1/batches/{batch_id}"): Operation(BATCHES, Deleted, errors=(*BY_ID, 409)),
+    ("delete", "/v1/batches/{batch_id}"): Operation(BATCHES, Deleted, errors=DELETES),
     ("post", "/v1/batches/{batch_id}/cancel"): Operation(BATCHES, resources.Batch, errors=(*BY_ID, 409)),
     ("get", "/v1/batches/{batch_id}/requests"): Operation(BATCHES, page=resources.Job, errors=BY_ID),
     ("get", "/v1/batches/{batch_id}/results"): Operation(BATCHES, resources.Results, errors=BY_ID),
@@ -135,10 +137,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("post", "/v1/files"): Operation(FILES, resources.File, errors=(*BODY, 507)),  # tells its form itself
     ("get", "/v1/files"): Operation(FILES, page=resources.File, errors=(400,)),
-    ("get", "/v1/files/{file_id}"): Operation(FILES, resources.File, errors=(404,)),
+    ("get", "/v1/files/{file_id}"): Operation(FILES, resources.File, errors=(404, 410)),
     ("delete", "/v1/files/{file_id}"): Operation(FILES, Deleted, errors=(404, 409)),
     ("get", "/v1/files/{file_id}/content"): Operation(
-        FILES, errors=(404, 416), more={200: (JSONL, BYTES), 206: (JSONL, BYTES)}
+        FILES, errors=(404, 410, 416), more={200: (JSONL, BYTES), 206: (JSONL, BYTES)}
     ),
     ("post", "/v1/jobs"): Operation(
         JOBS,
@@ -154,9 +156,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("get", "/v1/jobs/{job_id}"): Operation(JOBS, resources.Job, errors=BY_ID),
     ("patch", "/v1/jobs/{job_id}"): Operation(
-        JOBS, resources.Job, body=JobPatch, example={"priority": 9}, errors=(*BODY, 404, 409, 507)
+        JOBS, resources.Job, body=JobPatch, example={"priority": 9}, errors=(*BODY, 404, 409, 410, 507)
     ),
-    ("delete", "/v1/jobs/{job_id}"): Operation(JOBS, Deleted, errors=(*BY_ID, 409)),
+    ("delete", "/v1/jobs/{job_id}"): Operation(JOBS, Deleted, errors=DELETES),
     ("get", "/v1/jobs/{job_id}/result"): Operation(
         JOBS,
         (generation.Completion, generation.ChatCompletion, generation.Response),
@@ -168,7 +170,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("get", "/v1/dead_letters"): Operation(JOBS, page=resources.DeadLetter, errors=(400, 404)),
     ("get", "/v1/dead_letters/{dead_letter_id}"): Operation(JOBS, resources.DeadLetter, errors=(404,)),
     ("post", "/v1/dead_letters/{dead_letter_id}/replay"): Operation(
-        JOBS, resources.Replay, status=202, errors=(*BODY, 404, 507)
+        JOBS, resources.Replay, status=202, errors=(*BODY, 404, 410, 507)
     ),
     ("get", "/v1/models"): Operation(MODELS, operating.Models),
     ("get", "/v1/models/{name}"): Operation(MODELS, operating.Model, errors=(404,)),

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from api.rendering.bodies import Json, endpoint_body, error_entry, error_of, job_public_id, num_answers, seconds, usage
+from models.errors import ResultExpired
 from models.ids import public_id
 from models.records import JobRecord
 from models.status import FINAL, Status
@@ -51,7 +52,7 @@ def job_body(job: JobRecord, include: Collection[str] = (RESULT,)) -> Json:
     if REQUEST in include:
         body[REQUEST] = request
     if RESULT in include:
-        body[RESULT] = endpoint_body(job) if job.status is Status.COMPLETED else None
+        body[RESULT] = endpoint_body(job) if job.status is Status.COMPLETED and not job.is_expired else None
     return body
 
 
@@ -69,6 +70,8 @@ def status_reason(job: JobRecord) -> str | None:
     """Why the job stands where it stands, where the status alone does not say."""
     if job.error is not None:
         return job.error.code
+    if job.is_expired:
+        return ResultExpired.code
     if job.status is Status.IN_PROGRESS and job.cancel_requested:
         return "cancel_requested"
     if job.status is Status.QUEUED and job.attempt:

@@ -9,7 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import CallerDep
 from api.batches.creation import retry_failed
-from api.batches.reading import mark_of, read_batch, show_batch
+from api.batches.reading import mark_of, read_batch_with_rows, show_batch
 from api.body import read_optional_json
 from api.paging import list_body, page_limit
 from api.rendering.batches import result_line, until_unfinished
@@ -46,7 +46,7 @@ def list_requests(
     limit: Limit = None,
 ) -> Response:
     """List a batch's rows as job objects, in the order of its lines; all of them or those of one status."""
-    batch, size = read_batch(services, caller.tenant, parse_batch_id(batch_id)), page_limit(limit)
+    batch, size = read_batch_with_rows(services, caller.tenant, parse_batch_id(batch_id)), page_limit(limit)
     line = -1 if after is None else _line_of(services, batch, after)
     rows = services.batches.results(batch.id, after_line=line, limit=size + 1, status=status)
     return json_response(list_body([job_body(row) for row in rows[:size]], has_more=len(rows) > size))
@@ -95,7 +95,7 @@ async def retry(batch_id: str, request: Request, services: ServicesDep, caller: 
     body = await read_optional_json(request)
     parsed = parse_retry_request(body, strict=services.settings.strict)
     once = once_of(request, body, key=parsed.idempotency_key)
-    batch = await run_in_threadpool(read_batch, services, caller.tenant, id)
+    batch = await run_in_threadpool(read_batch_with_rows, services, caller.tenant, id)
     created = await run_in_threadpool(retry_failed, services, batch, parsed, once)
     shown = await run_in_threadpool(show_batch, services, caller.tenant, created.id)
     return json_response(shown, headers=REPLAYED if created.replayed else {})
@@ -116,7 +116,7 @@ def _read_results(
     services: Services, tenant: str, batch_id: UUID, after_line: int, limit: int
 ) -> tuple[BatchRecord, list[JobRecord]]:
     """The batch, then its rows: one that is final before they are read gets no further ones."""
-    batch = read_batch(services, tenant, batch_id)
+    batch = read_batch_with_rows(services, tenant, batch_id)
     return batch, list(services.batches.results(batch_id, after_line=after_line, limit=limit))
 
 

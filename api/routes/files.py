@@ -18,7 +18,7 @@ from api.rendering.files import file_body
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from models.blobs import BlobWriter
-from models.errors import NotFound, RequestError
+from models.errors import NotFound, RequestError, ResultExpired
 from models.ids import parse_file_id, public_id, uuid7
 from models.records import FileRecord, NewFile
 
@@ -139,9 +139,10 @@ def _keep(services: Services, writer: BlobWriter, new: NewFile) -> FileRecord:
 
 
 def _find(services: Services, caller: Caller, file_id: str) -> FileRecord:
-    file = services.files.get(parse_file_id(file_id), caller.tenant)
+    id = parse_file_id(file_id)
+    file = services.files.get(id, caller.tenant)
     if file is None:
-        raise NotFound
+        raise ResultExpired if services.files.has_expired(id, caller.tenant) else NotFound
     return file
 
 

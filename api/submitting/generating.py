@@ -21,7 +21,7 @@ from api.submitting.endings import completed
 from api.submitting.idempotent import once_of
 from api.submitting.submission import new_job, submit
 from api.waiting import patience_seconds, unless_gone
-from models.errors import NotFound
+from models.errors import NotFound, ResultExpired
 from models.idempotency import Once
 from models.ids import uuid7
 from models.records import JobRecord, NewJob, queued_record
@@ -139,4 +139,6 @@ def _read(services: Services, tenant: str, submitted: Submitted) -> JobRecord:
     job = services.store.job(submitted.id, tenant)
     if job is None:
         raise NotFound
+    if job.is_expired:  # a replay of what was submitted long ago
+        raise ResultExpired
     return job

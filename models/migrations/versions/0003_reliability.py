@@ -1,8 +1,10 @@
 """Add what the handling of faults needs: dead letters, found quickly and replayed once; suspects,
-found quickly."""
+found quickly; and what retention has deleted."""
 
 import sqlalchemy as sa
 from alembic import op
+
+from models.columns import Timestamp
 
 revision = "0003"
 down_revision = "0002"
@@ -18,6 +20,8 @@ DEAD_LETTERS = {
     "jobs_dead_letters": ["tenant", "finished_at", "id"],
     "jobs_dead_letters_of_all": ["finished_at", "id"],
 }
+EXPIRY = ("results_expired_at", "results_deleted_at")
+HAS_EXPIRED = sa.text("results_expired_at IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -25,9 +29,23 @@ def upgrade() -> None:
     for name, columns in DEAD_LETTERS.items():
         op.create_index(name, "jobs", columns, postgresql_where=IS_DEAD_LETTER, sqlite_where=IS_DEAD_LETTER)
     op.create_index("jobs_suspects", "jobs", ["model"], postgresql_where=IS_SUSPECT, sqlite_where=IS_SUSPECT)
+    for name in EXPIRY:
+        op.add_column("batches", sa.Column(name, Timestamp()))
+    op.create_index(
+        "batches_results_expired",
+        "batches",
+        ["results_expired_at"],
+        postgresql_where=HAS_EXPIRED,
+        sqlite_where=HAS_EXPIRED,
+    )
+    op.add_column("payloads", sa.Column("input_expired", sa.Boolean()))
 
 
 def downgrade() -> None:
+    op.drop_column("payloads", "input_expired")
+    op.drop_index("batches_results_expired", "batches")
+    for name in EXPIRY:
+        op.drop_column("batches", name)
     op.drop_index("jobs_suspects", "jobs")
     for name in DEAD_LETTERS:
         op.drop_index(name, "jobs")

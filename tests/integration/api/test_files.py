@@ -19,6 +19,7 @@ from models.errors import DatabaseUnavailable
 from models.ids import parse_file_id, uuid7
 from models.key_store import KeyStore
 from models.records import NewFile
+from models.retention import Keep, Retention
 from models.settings import Settings
 from tests.integration.api.test_completions import error_of
 from tests.integration.store.making import new_batch
@@ -268,7 +269,8 @@ def test_expired_files_are_cleared_away(client: TestClient, services: Services, 
     new_batch(BatchStore(services.database), input_file_id=in_use)
     assert error_of(client.get(f"/v1/files/file-{expired.id.hex}"))[:2] == (404, "not_found")
 
-    assert Housekeeper(services.files, services.blobs, services.store).clear() == 1
+    retention = Retention(services.database, services.blobs, Keep())
+    assert Housekeeper(retention, services.blobs).clear() == {"files": 1}
     assert {path.name for path in blobs_in(settings)} == {str(in_use), str(parse_file_id(kept))}
 
 

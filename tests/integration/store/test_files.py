@@ -134,9 +134,22 @@ def test_expired_rows_go_the_oldest_first(files: FileStore) -> None:
     expire(files, made[0])
 
     assert names(files.expire(1)) == [made[1]]
+    files.forget([made[1]])
     assert names(files.expire(10)) == [made[0]]
+    files.forget([made[0]])
     assert names(files.expire(10)) == []
     assert files.get(made[2], TENANT) is not None
+
+
+def test_expired_file_is_found_until_it_is_forgotten(files: FileStore, batches: BatchStore) -> None:
+    """A process that dies between the bytes and the row leaves a row that the next one finds, and nobody reads."""
+    file = stored(files, seconds=HOUR)
+    expire(files, file.id)
+
+    assert names(files.expire(10)) == names(files.expire(10)) == [file.id]
+    assert files.get(file.id, TENANT) is None
+    with pytest.raises(NotFound):
+        new_batch(batches, tenant=TENANT, input_file_id=file.id)
 
 
 def test_input_of_a_live_batch_stays(files: FileStore, batches: BatchStore) -> None:
