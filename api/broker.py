@@ -14,14 +14,17 @@ from celery import Celery
 from kombu.exceptions import KombuError
 
 from models.errors import BatchmillError, BrokerUnavailable
+from models.fair import AGEING_SECONDS, WINDOW, rooms
 from models.messages import (
     GENERATE_CHUNK,
     INTAKE,
     INTAKE_QUEUE,
+    NUM_LISTS,
     PRIORITY_STEPS,
     TOP_PRIORITY,
     UNACKED_KEYS,
     chunk_messages,
+    redis_lists,
     redis_priority,
 )
 from models.store import Store
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0  # a Redis slower than this is as good as away; the rows are safe meanwhile
 STOP_SECONDS = 3.0
-MAX_HINTS = 1000  # a publishing round; what comes in meanwhile goes out together in the next one
+CHUNK = 64  # rows a message: with the window's messages what a round publishes at most in each of a model's lists
 MAX_LOAD = 0.2  # the share of time spent publishing: under load rounds are fewer and bigger, alone a job goes at once
 MAX_PAUSE_SECONDS = 0.1
 
@@ -38,8 +41,8 @@ MAX_PAUSE_SECONDS = 0.1
 class Broker:
     """A thread that publishes stored jobs, so that no answer waits for Redis."""
 
-    def __init__(self, url: str, store: Store) -> None:
-        self._store = store
+    def __init__(self, url: str, store: Store, *, ageing_seconds: float = AGEING_SECONDS) -> None:
+        self._store, self._ageing_seconds = store, ageing_seconds
         self._app = client(url)
         self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS)
         self._wake = threading.Event()
@@ -52,7 +55,7 @@ class Broker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish what waits, then end; bounded, as the keepers publish what is left."""
+        """Publish what waits, then end; bounded, as the workers publish what is left."""
         self._ending.set()
         self._wake.set()
         self._thread.join(STOP_SECONDS)
@@ -76,17 +79,16 @@ class Broker:
             return False
 
     def _run(self) -> None:
-        """Sleep until something is announced, publish until nothing is left, rest."""
+        """Sleep until something is announced, publish what there is room for, rest."""
         while True:
             self._wake.wait()
             self._wake.clear()
             started = time.monotonic()
             try:
                 self._publish_batches()
-                while self._publish_some():
-                    pass
+                self._publish_jobs()
             except BatchmillError as error:
-                # Harmless: the rows stay unpublished, and the next keeper's beat takes them.
+                # Harmless: the rows stay unpublished, and a worker's next look takes them.
                 log.warning("publishing failed: %s", error, extra={"action": "publish_failed"})
             if self._ending.is_set():
                 return
@@ -97,16 +99,28 @@ class Broker:
         while not self._batches.empty():
             self._send(INTAKE, str(self._batches.get()), queue=INTAKE_QUEUE, priority=redis_priority(TOP_PRIORITY))
 
-    def _publish_some(self) -> bool:
-        """Publish up to a round of jobs; whether more may be left."""
-        hints = self._store.take_unpublished(MAX_HINTS)
+    def _publish_jobs(self) -> None:
+        """Publish a window of jobs of each model; the workers, who know how fast they take them, go on from there."""
+        for model in sorted(self._store.unannounced_models()):
+            places = rooms(self._list_lengths(model), [WINDOW] * NUM_LISTS, chunk=CHUNK)
+            taken = self._store.take_for_lists(model, places, ageing_seconds=self._ageing_seconds)
+            try:
+                for hints in taken:
+                    for message in chunk_messages(hints, WINDOW):
+                        self._send(GENERATE_CHUNK, message.ids, queue=message.queue, priority=message.redis_priority)
+            except BrokerUnavailable:
+                self._store.unpublish([hint.id for hints in taken for hint in hints])
+                raise
+
+    def _list_lengths(self, model: str) -> list[int]:
+        """How many messages wait in each of a model's lists."""
         try:
-            for message in chunk_messages(hints):
-                self._send(GENERATE_CHUNK, message.ids, queue=message.queue, priority=message.redis_priority)
-        except BrokerUnavailable:
-            self._store.unpublish([hint.id for hint in hints])
-            raise
-        return len(hints) == MAX_HINTS
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for name in redis_lists(model):
+                    pipeline.llen(name)
+                return pipeline.execute()
+        except redis.RedisError as error:
+            raise BrokerUnavailable from error
 
     def _send(self, task: str, argument: str | list[str], *, queue: str, priority: int) -> None:
         """`priority` is Redis's."""

@@ -53,7 +53,7 @@ class Services:
         """Wire the parts. Nothing connects yet. Raises ConfigurationError where BATCHMILL_BLOB_URL is none."""
         store, batches, keys = Store(database), BatchStore(database), KeyStore(database)
         overview = Overview(database)
-        broker = Broker(settings.broker, store)
+        broker = Broker(settings.broker, store, ageing_seconds=settings.ageing_seconds)
         return cls(
             settings=settings,
             database=database,

@@ -3,6 +3,7 @@
 A message is a hint that job ids are ready; the jobs table is the truth. Losing or repeating one is harmless.
 """
 
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -29,6 +30,7 @@ UNACKED_KEYS = {
     "unacked_mutex_key": "batchmill.unacked_mutex",
 }
 PRIORITY_STEPS = [0, 3, 6, 9]
+NUM_LISTS = len(PRIORITY_STEPS)  # of a model, emptied in this order
 MARKER_KEY = "batchmill.marker"  # lives as long as Redis keeps its data; gone: the hints are gone too
 
 
@@ -51,20 +53,31 @@ def redis_priority(priority: int) -> int:
     return TOP_PRIORITY - priority
 
 
+def list_index(priority: int) -> int:
+    """Which of its model's lists a message of our priority goes to; 0 is emptied first."""
+    return bisect(PRIORITY_STEPS, redis_priority(priority)) - 1
+
+
+def priorities_of(index: int) -> list[int]:
+    """Our priorities that share a list, rising."""
+    return [priority for priority in range(TOP_PRIORITY + 1) if list_index(priority) == index]
+
+
 def redis_lists(model: str) -> list[str]:
     """The Redis lists that hold a queue's messages, one a priority step (kombu's naming)."""
     queue = queue_of(model)
     return [f"{queue}\x06\x16{step}" if step else queue for step in PRIORITY_STEPS]
 
 
-def chunk_messages(hints: Iterable["Hint"]) -> Iterator[ChunkMessage]:
-    """Group ready jobs into messages: one model, one priority, one level of suspicion each; order is kept."""
+def chunk_messages(hints: Iterable["Hint"], num_messages: int = SPREAD) -> Iterator[ChunkMessage]:
+    """Group ready jobs into messages: one model, one priority, one level of suspicion each; order is kept. Jobs of one
+    kind are cut into `num_messages` at most, unless that makes them longer than MAX_CHUNK."""
 
     def kind(hint: "Hint") -> tuple[str, int, int]:
         return (hint.model, -hint.priority, hint.suspicion)
 
     for (model, priority, _), group in groupby(sorted(hints, key=kind), key=kind):
         ids = [str(hint.id) for hint in group]
-        size = min(max(len(ids) // SPREAD, MIN_CHUNK), MAX_CHUNK)
+        size = min(max(-(-len(ids) // max(num_messages, 1)), MIN_CHUNK), MAX_CHUNK)
         for start in range(0, len(ids), size):
             yield ChunkMessage(ids[start : start + size], queue_of(model), redis_priority(-priority))

@@ -71,6 +71,13 @@ def queue_depth(connection: Connection) -> dict[str, int]:
     return dict(depth)
 
 
+def num_announced(connection: Connection, model: str, limit: int) -> int:
+    """Count the queued jobs of a model that count as announced, up to a limit."""
+    announced = select(jobs.c.model).where(jobs.c.status == constant(Status.QUEUED), jobs.c.model == model)
+    some = announced.where(jobs.c.published_at.is_not(None)).limit(limit).subquery()
+    return connection.scalars(select(func.count()).select_from(some)).one()
+
+
 def queue_position(connection: Connection, job_id: UUID) -> int | None:
     """How many queued jobs of its model come before a queued job, by priority, then age. None where it is not queued,
     or where they are too many to count each time somebody looks."""

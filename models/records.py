@@ -148,6 +148,27 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """The unannounced rows of one model, owner and priority; of the oldest how long it waited, and whether a worker
+    gave it back."""
+
+    model: str
+    tenant: str
+    priority: int
+    waited_seconds: float
+    is_given_back: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A line with the priority at which rows of it are to be announced; those only that waited so long."""
+
+    line: Line
+    priority: int
+    waited_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class NewBatch:
     """A batch to be stored. Without a completion window its rows never expire."""
 

@@ -4,12 +4,14 @@ Raises DatabaseUnavailable, DatabaseBusy, Overloaded or StorageFull where retryi
 one of these is harmless.
 """
 
+import time
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, changing, deleting, hints, listing, reads, submitting, transitions
+from models import batches, changing, deleting, fair, hints, listing, reads, submitting, transitions
 from models.database import Database
 from models.errors import IdempotencyKeyReused
 from models.listing import JobFilter, Page
@@ -91,9 +93,23 @@ class Store:
 
         return self.database.write(work)
 
-    def take_unpublished(self, limit: int, *, model: str | None = None) -> list[Hint]:
-        """Take queued jobs no message announced yet, highest priority first; from now on they count as announced."""
-        return self.database.write(lambda connection: hints.take(connection, limit, model))
+    def take_unpublished(
+        self, limit: int, *, model: str | None = None, ageing_seconds: float = fair.AGEING_SECONDS
+    ) -> list[Hint]:
+        """Take queued jobs no message announced yet, the next first; from now on they count as announced."""
+        return self.database.write(lambda connection: fair.take(connection, limit, model, ageing_seconds))
+
+    def take_for_lists(
+        self, model: str, rooms: Sequence[fair.Room], *, ageing_seconds: float = fair.AGEING_SECONDS
+    ) -> list[list[Hint]]:
+        """Take what is to be announced now in each of the model's lists, given the room there; before these what goes
+        out whatever they hold. From now on it counts as announced."""
+        return self.database.write(lambda connection: fair.take_for_lists(connection, model, rooms, ageing_seconds))
+
+    def unannounced_models(self) -> set[str]:
+        """The models of queued jobs no message announced yet."""
+        with self.database.read() as connection:
+            return {line.model for line in hints.lines(connection, None)}
 
     def unpublish(self, ids: Sequence[UUID]) -> None:
         """The message that announced these jobs did not get through."""
@@ -102,8 +118,22 @@ class Store:
     def unpublish_queued(
         self, *, model: str | None = None, older_than_seconds: float = 0, limit: int | None = None
     ) -> int:
-        """Count queued jobs announced longer ago than this as unannounced, all or the oldest. Returns how many."""
-        return self.database.write(lambda connection: hints.unmark_queued(connection, model, older_than_seconds, limit))
+        """Count queued jobs announced longer ago than this as unannounced, all or the oldest. Returns how many. Many
+        are done in several transactions."""
+        num_done, since = 0, time.monotonic()
+        while limit is None or num_done < limit:
+            size = hints.CHUNK if limit is None else min(hints.CHUNK, limit - num_done)
+            age = older_than_seconds + time.monotonic() - since  # not what was announced since we began
+            num = self.database.write(partial(hints.unmark_queued, model=model, older_than_seconds=age, limit=size))
+            num_done += num
+            if num < size:
+                break
+        return num_done
+
+    def has_more_announced(self, model: str, than: int) -> bool:
+        """Whether more than so many queued jobs of a model count as announced."""
+        with self.database.read() as connection:
+            return reads.num_announced(connection, model, than + 1) > than
 
     def queue_depth(self) -> dict[str, int]:
         """Count queued jobs by model."""

@@ -171,12 +171,21 @@ jobs = Table(
     CheckConstraint("(batch_id IS NULL) = (line IS NULL)", name="line_of_batch"),
     postgresql_with=HOT_ROWS,
 )
-# What no message announced yet, in the order in which it will be.
+# What no message announced yet: by urgency for a place in the queue, by owner for giving each its turn.
 _UNPUBLISHED = (jobs.c.status == "queued") & jobs.c.published_at.is_(None)
 Index(
     "jobs_unpublished",
     jobs.c.model,
     jobs.c.priority.desc(),
+    jobs.c.seq,
+    postgresql_where=_UNPUBLISHED,
+    sqlite_where=_UNPUBLISHED,
+)
+Index(
+    "jobs_lines",
+    jobs.c.model,
+    jobs.c.tenant,
+    jobs.c.priority,
     jobs.c.seq,
     postgresql_where=_UNPUBLISHED,
     sqlite_where=_UNPUBLISHED,

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from celery import Celery
 from celery.worker import state as celery_state
 
 from models.claims import Claims
@@ -18,7 +17,7 @@ from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
 from worker.heartbeat import beat_seconds
-from worker.hints import QUIET_SECONDS, HintRepair, relay
+from worker.hints import QUIET_SECONDS, HintRepair
 from worker.lease import Lease
 from worker.part import Part
 
@@ -38,7 +37,6 @@ class Keeper(Part):
 
     def __init__(
         self,
-        app: Celery,
         claims: Claims,
         store: Store,
         lease: Lease,
@@ -50,7 +48,7 @@ class Keeper(Part):
         on_crash: Callable[[], None],
     ) -> None:
         super().__init__("keeper", on_crash=on_crash)
-        self._app, self._claims, self._store, self._lease = app, claims, store, lease
+        self._claims, self._store, self._lease = claims, store, lease
         self._ledger, self._feeder, self._decoder, self._repair = ledger, feeder, decoder, repair
         self._revoked: set[str] = set()
         self._num_sweeps = 0
@@ -114,12 +112,11 @@ class Keeper(Part):
             log.warning("%d rows whose claim was never answered queued again", number, extra={"action": "claim_lost"})
 
     def _ring(self) -> None:
-        """Publish rows that have no message. Without a broker, pick up our own model's rows directly."""
+        """Find out what messages are gone. Without a broker, pick up our own model's rows directly."""
         try:
             lost = self._repair.check(num_waiting=self._feeder.num_waiting)
             if lost:
                 log.info("%d queued rows had no message, publishing again", lost, extra={"action": "hints_repaired"})
-            relay(self._app, self._store, model=self._repair.model)
         except BrokerUnavailable:
             if self._feeder.wants_more:
                 self._pick_up()

@@ -32,6 +32,7 @@ from worker.loading import describe_engine, load_engine
 from worker.reader import Reader
 from worker.staging import Staging
 from worker.streamer import Streamer, feed_client
+from worker.supply import Supply
 from worker.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -92,18 +93,29 @@ class Mill:
         self._watchdog = Watchdog(
             self._heartbeat, self._lease, holding, hang_seconds=settings.hang_seconds, on_crash=on_crash
         )
-        self._keeper = self._make_keeper(app, on_crash)
+        self._keeper = self._make_keeper(on_crash)
+        self._supply = self._make_supply(app, on_crash)
         self.reader = Reader(app, settings, self._lease, on_crash=on_crash)
 
     def _apart(self) -> Claims:
         """Claims on a connection of their own: a long commit must not delay them."""
         return Claims(Database(self._settings.database, pool_size=1), max_attempts=self._settings.max_attempts)
 
-    def _make_keeper(self, app: BatchmillApp, on_crash: Callable[[], None]) -> Keeper:
+    def _make_supply(self, app: BatchmillApp, on_crash: Callable[[], None]) -> Supply:
+        return Supply(
+            app,
+            Store(self._apart().database),
+            redis_client(self._settings.broker),
+            model=self.model,
+            num_rows=self.rows,
+            ageing_seconds=self._settings.ageing_seconds,
+            on_crash=on_crash,
+        )
+
+    def _make_keeper(self, on_crash: Callable[[], None]) -> Keeper:
         claims = self._apart()
         store = Store(claims.database)
         return Keeper(
-            app,
             claims,
             store,
             self._lease,
@@ -140,7 +152,7 @@ class Mill:
         gc.freeze()
         for thread in (
             *(self._heartbeat, self._writer, self._streamer, self._decoder),
-            *(self._watchdog, self.feeder, self._keeper, self.reader),
+            *(self._watchdog, self.feeder, self._keeper, self._supply, self.reader),
         ):
             thread.start()
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
@@ -150,9 +162,11 @@ class Mill:
         to the grace time or until `hurry`; write what is finished; give back the rest; leave the workers table."""
         ends = time.monotonic() + self._settings.grace_seconds
         self.reader.stop()
+        self._supply.stop()
         self.feeder.stop()
         self.feeder.join(JOIN_SECONDS)
         self.reader.join(JOIN_SECONDS)
+        self._supply.join(JOIN_SECONDS)
         waiting = self.feeder.unprepared() | self._staging.job_ids()
         self._decoder.drop(waiting)  # of a list of prompts some may be in the engine
         self._ledger.let_go(waiting)

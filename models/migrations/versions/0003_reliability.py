@@ -16,6 +16,7 @@ IS_DEAD_LETTER = sa.text(
     " 'nonfinite_logits', 'out_of_memory', 'worker_crashed')"
 )
 IS_SUSPECT = sa.text("status = 'queued' AND suspicion > 0")
+IS_UNPUBLISHED = sa.text("status = 'queued' AND published_at IS NULL")
 DEAD_LETTERS = {
     "jobs_dead_letters": ["tenant", "finished_at", "id"],
     "jobs_dead_letters_of_all": ["finished_at", "id"],
@@ -39,9 +40,17 @@ def upgrade() -> None:
         sqlite_where=HAS_EXPIRED,
     )
     op.add_column("payloads", sa.Column("input_expired", sa.Boolean()))
+    op.create_index(
+        "jobs_lines",
+        "jobs",
+        ["model", "tenant", "priority", "seq"],
+        postgresql_where=IS_UNPUBLISHED,
+        sqlite_where=IS_UNPUBLISHED,
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("jobs_lines", "jobs")
     op.drop_column("payloads", "input_expired")
     op.drop_index("batches_results_expired", "batches")
     for name in EXPIRY:

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from uuid import UUID
 
-from celery import Celery
 from redis import Redis
 
 from models.claims import Claims
@@ -78,7 +77,6 @@ class Workbench:
             on_crash=self._crash,
         )
         self.keeper = Keeper(
-            Celery(broker=redis_url),
             self.claims,
             self.store,
             self.lease,
