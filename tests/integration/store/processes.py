@@ -1,7 +1,8 @@
 """Workers as processes of their own, for the concurrency tests: python -m tests.integration.store.processes MODE ...
 
-`grab` claims everything it is told of; `hold` claims, waits to be told and commits late; `work` does what workers do,
-and now and then what they should not: stall beyond its lease, commit late, commit twice, release, cancel.
+`grab` claims everything it is told of; `hold` claims, waits to be told and commits late; `stick` stays in the middle of
+the transaction of its claim; `work` does what workers do, and now and then what they should not: stall beyond its
+lease, commit late, commit twice, release, cancel.
 """
 
 import json
@@ -11,12 +12,14 @@ import time
 from collections.abc import Sequence
 from uuid import UUID
 
+from models import dialects
 from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.records import ClaimedJob, Outcome
 from models.status import FINAL_BATCH, Status
 from models.store import Store
+from models.suspects import Level
 from tests.integration.store.making import choice, new_worker
 
 LEASE_SECONDS = 0.5
@@ -41,6 +44,16 @@ def hold(url: str, seed: str, ids: Sequence[UUID]) -> object:
     say_and_wait(str(len(claimed)))
     result = claims.commit(worker_id, [outcome(job, "late") for job in claimed])
     return {"applied": len(result.applied), "fenced": len(result.fenced)}
+
+
+def stick(url: str, seed: str, ids: Sequence[UUID]) -> object:
+    """Claim, and never come to the commit."""
+    database = Database(url)
+    worker_id = new_worker(Claims(database), slot=f"stick/{seed}")
+    with database.transaction() as connection:
+        claimed = dialects.of(connection).claim(connection, worker_id, ids, Level.NONE)
+        say_and_wait(str(len(claimed)))
+    return None
 
 
 def work(url: str, seed: str, batch_ids: Sequence[UUID]) -> object:
@@ -146,5 +159,5 @@ def say_and_wait(word: str) -> None:
 
 if __name__ == "__main__":
     mode, url, seed, *texts = sys.argv[1:]
-    answer = {"grab": grab, "hold": hold, "work": work}[mode](url, seed, [UUID(text) for text in texts])
+    answer = {"grab": grab, "hold": hold, "stick": stick, "work": work}[mode](url, seed, [UUID(text) for text in texts])
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -1,10 +1,10 @@
 """The queue's law with real processes: no attempt is shared, no late write counts, each job ends once."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import func, select, text
 
-from models import dialects
+from models import dialects, tables
 from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.idempotency import by_key
-from models.records import JobRecord, Reaped
+from models.records import ClaimedJob, JobRecord, Reaped
 from models.status import FINAL, BatchStatus, Status
 from models.store import Store
-from models.suspects import Level
 from models.submitting import Submission, Submitted
+from models.suspects import Level
+from tests.freezing import between_writes
 from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 NUM_PROCESSES = 3
@@ -93,9 +96,7 @@ def test_a_late_write_after_a_reap_is_refused(
     store.submit(jobs)
     (stalled,) = start(processes, "hold", database_url, [job.id for job in jobs], number=1)
     assert stalled.word() == "20"
-    give_up_at = time.monotonic() + 10
-    while claims.reap().num_jobs == 0 and time.monotonic() < give_up_at:
-        time.sleep(0.02)
+    wait_until(lambda: claims.reap().num_jobs)
     worker_id = new_worker(claims)
     mine, held = jobs[:10], jobs[10:]
     claims.commit(worker_id, [completed(job) for job in claims.claim(worker_id, [job.id for job in mine])])
@@ -124,21 +125,89 @@ def test_a_reaper_leaves_a_worker_alone_whose_claim_is_under_way(postgresql_url:
     database.dispose()
 
 
+def test_a_claimer_killed_in_its_transaction_leaves_rows_and_locks_to_others(
+    store: Store, claims: Claims, database_url: str, processes: list[Process]
+) -> None:
+    jobs = new_jobs(20)
+    store.submit(jobs)
+    ids = [job.id for job in jobs]
+    (stuck,) = start(processes, "stick", database_url, ids, number=1)
+    assert stuck.word() == "20"
+
+    stuck.popen.kill()
+    stuck.popen.wait(10)
+
+    worker_id = new_worker(claims)
+    claimed: list[ClaimedJob] = []
+
+    def claim_all() -> bool:
+        """What the dead one had locked is free once the server has noticed."""
+        claimed.extend(claims.claim(worker_id, ids))
+        return len(claimed) == 20
+
+    wait_until(claim_all)
+    assert {job.attempt for job in claimed} == {1}
+    wait_until(lambda: num_locks(store.database) == 0)
+
+
+def num_locks(database: Database) -> int:
+    """Rows and tables of ours that a transaction other than this one has locked. SQLite has one lock, tried here."""
+    with database.transaction() as connection:
+        if database.dialect == "sqlite":
+            return 0
+        query = (
+            "SELECT count(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE pid <> pg_backend_pid()"
+            " AND relnamespace = 'public'::regnamespace AND database = (SELECT oid FROM pg_database"
+            " WHERE datname = current_database())"
+        )
+        return int(connection.execute(text(query)).scalar_one())
+
+
 def test_every_job_ends_once_whatever_workers_do(
     batches: BatchStore, database_url: str, processes: list[Process]
 ) -> None:
     """Stalls, late and repeated commits, releases, cancels, and a kill -9 in the middle of it."""
     batch_id = whole_batch(batches, lines(400))
-    workers = start(processes, "work", database_url, [batch_id], number=NUM_PROCESSES)
+    workers = begin_work(processes, database_url, batch_id)
+    wait_for_some(batches, batch_id)
+    workers[0].popen.kill()
+
+    ends_once(batches, batch_id, [process.answer() for process in workers[1:]])
+
+
+def test_every_job_ends_once_though_a_worker_stands_still(
+    batches: BatchStore, database_url: str, processes: list[Process]
+) -> None:
+    """Stopped until others have taken what it held, it goes on as if nothing had been; meanwhile another is killed."""
+    batch_id = whole_batch(batches, lines(400))
+    workers = begin_work(processes, database_url, batch_id)
+    wait_for_some(batches, batch_id)
+    with between_writes(database_url):
+        workers[1].popen.send_signal(signal.SIGSTOP)
+    workers[0].popen.kill()
+    wait_until(lambda: num_workers(batches.database, slot="work/1") == 0)
+    workers[1].popen.send_signal(signal.SIGCONT)
+
+    ends_once(batches, batch_id, [process.answer() for process in workers[1:]])
+    assert num_locks(batches.database) == 0
+
+
+def num_workers(database: Database, *, slot: str) -> int:
+    with database.read() as connection:
+        return connection.scalars(select(func.count()).select_from(tables.workers).filter_by(slot=slot)).one()
+
+
+def begin_work(processes: list[Process], url: str, batch_id: UUID) -> list[Process]:
+    workers = start(processes, "work", url, [batch_id], number=NUM_PROCESSES)
     for process in workers:
         assert process.word() == "ready"
     for process in workers:
         process.go_on()
-    wait_for_some(batches, batch_id)
-    workers[0].popen.kill()
+    return workers
 
-    answers = [process.answer() for process in workers[1:]]
 
+def ends_once(batches: BatchStore, batch_id: UUID, answers: Sequence[Any]) -> None:
+    """By what the surviving workers say and what is stored."""
     rows = batches.results(batch_id)
     applied = Counter(id for answer in answers for id, _ in answer["applied"])
     attempts = {id: attempt for answer in answers for id, attempt in answer["applied"]}
@@ -153,13 +222,7 @@ def test_every_job_ends_once_whatever_workers_do(
 
 
 def wait_for_some(batches: BatchStore, batch_id: UUID) -> None:
-    give_up_at = time.monotonic() + 30
-    while time.monotonic() < give_up_at:
-        batch = batches.get(batch_id)
-        assert batch is not None
-        if batch.num_completed > 20:
-            return
-        time.sleep(0.01)
+    wait_until(lambda: batches.marks([batch_id])[batch_id].num_completed > 20)
 
 
 def tells_its_attempt(row: JobRecord) -> bool:
