@@ -30,7 +30,7 @@ from api.routes import (
     stored_chats,
 )
 from api.services import Services
-from models.database import Database
+from models.database import REQUEST_STATEMENT_SECONDS, Database
 from models.retention import Keep, Retention
 from models.settings import Settings, load_settings
 
@@ -64,7 +64,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 def app_from_environment() -> FastAPI:
     """For a server that builds the application itself: uvicorn --factory api.app:app_from_environment."""
     settings = load_settings()
-    app = create_app(settings, Database(settings.database))
+    app = create_app(settings, Database(settings.database, statement_timeout_seconds=REQUEST_STATEMENT_SECONDS))
     app.state.services.blobs.prepare()
     return app
 
@@ -75,6 +75,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services: Services = app.state.services
     retention = Retention(services.database, services.blobs, Keep.of(services.settings))
     housekeeper = Housekeeper(retention, services.blobs)
+    services.database.log_warnings()
     services.broker.start()
     housekeeper.start()
     yield

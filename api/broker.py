@@ -14,6 +14,7 @@ from celery import Celery
 from kombu.exceptions import KombuError
 
 from models.errors import BatchmillError, BrokerUnavailable
+from models.eviction import eviction_warning
 from models.fair import AGEING_SECONDS, WINDOW, rooms
 from models.messages import (
     GENERATE_CHUNK,
@@ -78,8 +79,18 @@ class Broker:
         except redis.RedisError:
             return False
 
+    def eviction_warning(self) -> str | None:
+        """What is wrong with how Redis is set up; None: nothing, or it does not tell."""
+        try:
+            return eviction_warning(self._redis.info("memory"))
+        except redis.RedisError:
+            return None
+
     def _run(self) -> None:
         """Sleep until something is announced, publish what there is room for, rest."""
+        warning = self.eviction_warning()
+        if warning is not None:
+            log.warning("%s", warning, extra={"action": "redis_evicts"})
         while True:
             self._wake.wait()
             self._wake.clear()

@@ -17,6 +17,7 @@ from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.database import Database
 from models.dead_letters import DeadLetters
+from models.disk import DiskWatch, watch_of
 from models.file_store import FileStore
 from models.key_store import KeyStore
 from models.overview import Load, Overview
@@ -47,6 +48,7 @@ class Services:
     batches: BatchStore
     files: FileStore
     blobs: Blobs
+    disk: DiskWatch
 
     @classmethod
     def build(cls, settings: Settings, database: Database) -> "Services":
@@ -74,6 +76,7 @@ class Services:
             batches=batches,
             files=FileStore(database),
             blobs=Blobs(settings.blobs),
+            disk=watch_of(settings),
         )
 
 

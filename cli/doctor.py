@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 
 from redis import Redis
@@ -18,13 +17,14 @@ from cli.model import find_model, is_cached
 from models import migrations
 from models.blobs import Blobs
 from models.database import Database
+from models.engines import sqlite_warning
 from models.errors import BatchmillError, ConfigurationError
+from models.eviction import eviction_warning
 from models.settings import NOOP, Settings
 from worker.engine.folders import is_hub_id
 
 COLOURS: dict[Verdict, str] = {"ok": "green", "note": "yellow", "wrong": "red"}
 MIN_FREE_BYTES = 1 << 30
-FIXED_SQLITE = (3, 51, 3)  # 3.7.0 to 3.51.2 can corrupt a WAL that two connections write and reset together
 
 
 def examine(settings: Settings) -> int:
@@ -71,12 +71,9 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _database(settings: Settings) -> Iterator[Finding]:
     is_sqlite = settings.database.startswith("sqlite")
-    if is_sqlite and sqlite3.sqlite_version_info < FIXED_SQLITE:
-        yield Finding(
-            "SQLite",
-            "note",
-            f"{sqlite3.sqlite_version} has the WAL-reset bug (fixed in 3.51.3); our file lock around writes avoids it",
-        )
+    warning = sqlite_warning() if is_sqlite else None
+    if warning is not None:
+        yield Finding("SQLite", "note", warning)
     if is_sqlite and settings.database_url is None and not (settings.state_dir / "batchmill.db").is_file():
         yield Finding("database", "ok", "SQLite in the state directory, made at first use")
         return
@@ -100,14 +97,11 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     try:
         with Redis.from_url(settings.broker, socket_timeout=3, socket_connect_timeout=3) as client:
-            policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
+            warning = eviction_warning(client.info("memory"))
     except RedisError as error:
         yield Finding("Redis", "wrong", f"no answer ({type(error).__name__}): check REDIS_URL and that it runs")
         return
-    if policy == "noeviction":
-        yield Finding("Redis", "ok", "reachable")
-    else:
-        yield Finding("Redis", "note", f"maxmemory-policy is {policy}: set noeviction, or hints vanish under load")
+    yield Finding("Redis", "ok", "reachable") if warning is None else Finding("Redis", "note", warning)
 
 
 def _model(settings: Settings) -> Iterator[Finding]:

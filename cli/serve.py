@@ -33,12 +33,12 @@ def serve_api(settings: Settings, *, host: str, port: int) -> None:
     from api.auth import refuse_unsafe_bind
     from api.http_protocol import LimitedHead
     from models.blobs import Blobs
-    from models.database import Database
+    from models.database import REQUEST_STATEMENT_SECONDS, Database
     from models.key_store import KeyStore
 
     logs.set_up(settings)
     Blobs(settings.blobs).prepare()
-    database = Database(settings.database)
+    database = Database(settings.database, statement_timeout_seconds=REQUEST_STATEMENT_SECONDS)
     refuse_unsafe_bind(settings, host, KeyStore(database).exists)
     with interrupts(), suppress(KeyboardInterrupt):  # uvicorn raises the signal again once it has shut down
         app = create_app(settings, database)

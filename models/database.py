@@ -1,5 +1,6 @@
 """Transactions, with the library's errors translated into ours. Knows no table."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -8,13 +9,16 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from models.engines import WRITES, WriteLock, parse_url, postgresql_engine, sqlite_engine
+from models.engines import WRITES, WriteLock, parse_url, postgresql_engine, sqlite_engine, sqlite_warning
 from models.errors import TransactionAborted
 from models.translation import translated
+
+log = logging.getLogger(__name__)
 
 MAX_TRIES = 6  # of a transaction that lost to another one; each is over in milliseconds
 POOL_SIZE = 10
 STATEMENT_TIMEOUT_SECONDS = 30.0
+REQUEST_STATEMENT_SECONDS = 10.0  # of a statement for which a client waits
 BUSY_TIMEOUT_SECONDS = 5.0
 
 _Result = TypeVar("_Result")
@@ -75,6 +79,12 @@ class Database:
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         with self.transaction() as connection:
             return work(connection)
+
+    def log_warnings(self) -> None:
+        """Say what is to be known of the database's library; for processes that keep running."""
+        warning = sqlite_warning() if self.dialect == "sqlite" else None
+        if warning is not None:
+            log.warning("%s", warning, extra={"action": "sqlite_version"})
 
     def dispose(self) -> None:
         """Close every pooled connection."""

@@ -1,6 +1,7 @@
 """How each database is opened: driver settings, pragmas, and SQLite's lock file. Knows no table."""
 
 import fcntl
+import math
 import os
 import random
 import sqlite3
@@ -15,12 +16,13 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.errors import ConfigurationError, DatabaseBusy
+from models.patience import CONNECT_SECONDS, make_patient
 from models.translation import of_os_error
 
-CONNECT_TIMEOUT_SECONDS = 3
 POOL_WAIT_SECONDS = 3.0  # then the service says that it is overloaded
 IDLE_IN_TRANSACTION_SECONDS = 10  # ours last milliseconds; a stopped worker must not keep locks, or pin a snapshot
 MIN_SQLITE = (3, 35, 0)  # UPDATE ... RETURNING
+FIXED_SQLITE = (3, 51, 3)  # from 3.7.0 on a WAL that two connections write and reset together may be damaged
 WRITES = "batchmill_writes"  # execution option of a connection that will write
 
 
@@ -48,14 +50,14 @@ def postgresql_engine(url: URL, *, pool_size: int, statement_timeout_seconds: fl
         "plan_cache_mode": "force_custom_plan",
     }
     connect = {
-        "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "connect_timeout": CONNECT_SECONDS,
         "keepalives_idle": 10,  # seconds; a silent network is noticed in half a minute, not in two hours
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
     }
     connect |= {name: url.query[name] for name in connect.keys() & url.query.keys()}
-    return create_engine(
+    engine = create_engine(
         url.difference_update_query(connect.keys()),
         pool_size=pool_size,
         max_overflow=pool_size,
@@ -64,6 +66,9 @@ def postgresql_engine(url: URL, *, pool_size: int, statement_timeout_seconds: fl
         hide_parameters=True,  # prompts stay out of error texts
         connect_args=connect,
     )
+    limit_is_ours = "options" not in url.query
+    make_patient(engine, statement_seconds=statement_timeout_seconds if limit_is_ours else math.inf)
+    return engine
 
 
 def sqlite_engine(url: URL, lock: "WriteLock", *, pool_size: int, busy_timeout_seconds: float) -> Engine:
@@ -90,6 +95,16 @@ def sqlite_engine(url: URL, lock: "WriteLock", *, pool_size: int, busy_timeout_s
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def sqlite_warning() -> str | None:
+    """What is to be known of the SQLite library in use; None: nothing."""
+    if sqlite3.sqlite_version_info >= FIXED_SQLITE:
+        return None
+    return (
+        f"SQLite {sqlite3.sqlite_version} has the WAL-reset bug (fixed in 3.51.3); our file lock around writes avoids "
+        "it: let no other program write to the database"
+    )
 
 
 def _prepare_sqlite(connection: Any, lock: "WriteLock") -> None:  # noqa: ANN401 - sqlite3's

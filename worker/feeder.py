@@ -12,6 +12,7 @@ from models.claims import Claims
 from models.errors import BatchmillError, RequestError
 from models.records import ClaimedJob
 from models.suspects import Level, Suspects
+from worker.brake import Brake
 from worker.company import Turns
 from worker.deliveries import Delivery, FinishedRow, Ledger, Row
 from worker.engine.types import RowError
@@ -45,6 +46,7 @@ class Feeder(Part):
         lease: Lease,
         staging: Staging,
         ledger: Ledger,
+        brake: Brake,
         *,
         finish: Callable[[FinishedRow], None],
         on_accepted: Callable[[Sequence[Delivery]], None],
@@ -53,7 +55,7 @@ class Feeder(Part):
     ) -> None:
         super().__init__("feeder", on_crash=on_crash)
         self._claims, self._engine, self._lease = claims, engine, lease
-        self._staging, self._ledger = staging, ledger
+        self._staging, self._ledger, self._brake = staging, ledger, brake
         self._finish, self._on_accepted, self._on_finished = finish, on_accepted, on_finished
         # (-priority, order of arrival, delivery): the higher priority first, then the earlier message
         self._inbox: queue.PriorityQueue[tuple[int, int, Delivery]] = queue.PriorityQueue()
@@ -71,8 +73,9 @@ class Feeder(Part):
 
     @property
     def wants_more(self) -> bool:
-        """Whether less than one engine's worth of jobs stands ready behind the live rows."""
-        return self._num_waiting + len(self._claimed) + len(self._staging) < self._engine.info.rows
+        """Whether less than one engine's worth of jobs stands ready behind the live rows, and claims are wanted."""
+        num_ready = self._num_waiting + len(self._claimed) + len(self._staging)
+        return num_ready < self._engine.info.rows and not self._brake.reason
 
     def unprepared(self) -> set[UUID]:
         """Jobs claimed and not yet staged, once stopped."""
@@ -94,6 +97,8 @@ class Feeder(Part):
                 continue
             if self._claimed:
                 self._stage(room)
+            elif self._brake.reason:
+                self._stopping.wait(IDLE_SECONDS)
             elif self._turns.suspects_are_due:
                 self._serve_suspects()
             elif portions := self._take(max(room // self._requests_per_job, 1)):

@@ -15,11 +15,14 @@ from typing import Any
 from models import migrations
 from models.claims import Claims
 from models.database import Database
+from models.disk import watch_of
 from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
 from models.logs import READY
 from models.records import WorkerRecord
 from models.store import Store
+from worker.backlog import Backlog
+from worker.brake import Brake
 from worker.celery_app import BatchmillApp
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
@@ -30,6 +33,7 @@ from worker.keeper import Keeper
 from worker.lease import Lease, Slot
 from worker.loading import describe_engine, load_engine
 from worker.reader import Reader
+from worker.redis_check import warn_of_eviction
 from worker.staging import Staging
 from worker.streamer import Streamer, feed_client
 from worker.supply import Supply
@@ -65,7 +69,9 @@ class Mill:
         self._ledger, self._staging = Ledger(), Staging(self.rows)
         self._slot = Slot.take(settings.state_dir)
         self._lease = Lease(self._apart(), self._record(), settings.lease_seconds)
-        self._writer = Writer(self._claims, self._ledger, on_finished=on_finished, on_crash=on_crash)
+        backlog = Backlog(settings.state_dir, settings.max_result_bytes)
+        self._writer = Writer(self._claims, self._ledger, backlog, on_finished=on_finished, on_crash=on_crash)
+        self._brake = Brake(watch_of(settings), is_behind=lambda: self._writer.is_behind)
         self._streamer = Streamer(feed_client(settings.broker), on_crash=on_crash)
         self._decoder = Decoder(
             self._engine,
@@ -83,6 +89,7 @@ class Mill:
             self._lease,
             self._staging,
             self._ledger,
+            self._brake,
             finish=self._writer.put,
             on_accepted=on_accepted,
             on_finished=on_finished,
@@ -155,6 +162,7 @@ class Mill:
             *(self._watchdog, self.feeder, self._keeper, self._supply, self.reader),
         ):
             thread.start()
+        warn_of_eviction(redis_client(self._settings.broker))
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
     def drain(self, *, hurry: Callable[[], bool]) -> None:
@@ -203,6 +211,8 @@ class Mill:
             "inbox": self.feeder.num_waiting,
             "staged": len(self._staging),
             "held": len(self._ledger),
+            "unwritten": self._writer.num_waiting,
+            "paused": self._brake.reason,
             **self._writer.counts,
             "engine": self._engine.stats(),
         }
@@ -219,6 +229,7 @@ class Mill:
 def open_database(url: str) -> Database:
     """Connect, and see that the schema is this version's. Raises ConfigurationError."""
     database = Database(url)
+    database.log_warnings()
     try:
         current = migrations.is_current(database)
     except BatchmillError as error:

@@ -35,7 +35,7 @@ def ready(services: ServicesDep) -> Response:
     accepts = checks["database"] == checks["migrations"] == "ok"
     redis = "ok" if services.broker.answers() else "degraded"
     workers = len(services.store.workers()) if accepts else None
-    warnings = [*(["no live worker: jobs wait"] if workers == 0 else []), *_warning(redis)]
+    warnings = _warnings(services, redis=redis, workers=workers)
     status = "ready" if accepts else "unavailable"
     body = {"status": status, **checks, "redis": redis, "workers": workers, "warnings": warnings}
     return json_response(body, 200 if accepts else 503)
@@ -69,5 +69,13 @@ def _database(services: Services) -> dict[str, Any]:
     return {"database": "ok", "migrations": "ok" if current else MIGRATE}
 
 
-def _warning(redis: str) -> list[str]:
-    return [] if redis == "ok" else ["Redis is away: jobs start when a worker looks into the table"]
+def _warnings(services: Services, *, redis: str, workers: int | None) -> list[str]:
+    """What makes jobs wait though they are accepted."""
+    found = ["no live worker: jobs wait" if workers == 0 else None]
+    if redis == "ok":
+        found.append(services.broker.eviction_warning())
+    else:
+        found.append("Redis is away: jobs start when a worker looks into the table")
+    if services.disk.almost_full() is not None:
+        found.append("the disk of the database or of the files is almost full: workers on it claim nothing")
+    return [warning for warning in found if warning is not None]

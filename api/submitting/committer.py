@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from models.errors import BatchmillError, Overloaded
+from models.errors import BatchmillError, DatabaseBusy, DatabaseUnavailable, Overloaded
 from models.store import Store
 from models.submitting import Submission, Submitted
 
 MAX_GROUP = 1000  # jobs a transaction
 MAX_GROUP_BYTES = 8 << 20  # of bodies: how long the statement, and how big its text
 MAX_WAITING_BYTES = 256 << 20  # beyond it the database is too slow for what comes in
+SLOW_SECONDS = 1.0  # of a failure, after which those who wait are not made to wait for their own
+
+
+AWAY = (DatabaseUnavailable, DatabaseBusy, Overloaded)
 
 
 @dataclass(eq=False, slots=True)
@@ -57,9 +61,12 @@ class Committer:
         loop = asyncio.get_running_loop()
         while self._waiting:
             group = self._take_group()
-            submissions = [item.submission for item in group]
-            _tell(group, await loop.run_in_executor(self._thread, self._commit, submissions))
+            submissions, began = [item.submission for item in group], loop.time()
+            results = await loop.run_in_executor(self._thread, self._commit, submissions)
+            _tell(group, results)
             self._on_commit()
+            if loop.time() - began > SLOW_SECONDS and isinstance(results[0], AWAY):
+                self._refuse_waiting(results[0])
 
     def _commit(self, group: Sequence[Submission]) -> Sequence[Submitted | Exception]:
         """Store a group. What is nobody's fault but a bug's is looked for one by one, so that it fails alone."""
@@ -71,6 +78,11 @@ class Committer:
             if len(group) == 1:
                 return [error]
             return [result for submission in group for result in self._commit([submission])]
+
+    def _refuse_waiting(self, error: Exception) -> None:
+        """It took long to find out that the database is away. Who waited meanwhile would wait as long again."""
+        group, self._waiting, self._waiting_bytes = [*self._waiting], deque(), 0
+        _tell(group, [error] * len(group))
 
     def _take_group(self) -> list[_Item]:
         """The next items within the limits; at least one."""

@@ -10,6 +10,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from models.database import Database
+from models.patience import be_patient
 
 _LOCK_KEY = 0x6261746368  # "batch": one migration at a time on PostgreSQL
 
@@ -42,6 +43,7 @@ def _run(database: Database, migrate: Callable[[Config], None]) -> None:
 def _wait_for_others(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":  # a write transaction of SQLite is alone as it is
         connection.execute(text("SET LOCAL statement_timeout = 0"))  # an index on a large table takes its time
+        be_patient(connection)
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
 
 
