@@ -111,5 +111,5 @@ def _count(tally: Tally, answer: Json | ServiceError, console: Console) -> None:
         tally.replayed += 1
         return
     if not tally.refused:
-        console.print(f"refused: {answer.message}", highlight=False, markup=False)
+        console.print(f"refused: {answer.message}", highlight=False, markup=False, soft_wrap=True)
     tally.refused += 1

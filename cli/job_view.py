@@ -4,6 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+ALONE = 2  # crashes after which a job runs alone
+
 
 def standing(job: Mapping[str, Any]) -> str:
     """Its status, and why where the status does not say."""
@@ -44,13 +46,16 @@ def attempts(job: Mapping[str, Any]) -> str:
 
 
 def crashes(job: Mapping[str, Any]) -> str | None:
-    """The crashes of workers that it was in, and what they mean for what comes next. A replay inherits them."""
-    if not job["suspicion"]:
+    """How many workers crashed while they ran it, and what that means for what comes next. A replay inherits them."""
+    number = job["suspicion"]
+    if not number:
         return None
-    alone = f", {job['solo_crashes']} while it ran alone" if job["solo_crashes"] else ""
-    text = f"{job['suspicion']} of its workers crashed{alone}"
-    is_over = job["finished_at"] is not None
-    return text if is_over else f"{text}; it runs apart from others, and fails at the second crash alone"
+    text = f"{number} of workers that ran it"
+    text += f", {job['solo_crashes']} of them alone" if job["solo_crashes"] else ""
+    text += ", what it repeats included" if job.get("retry_of") else ""
+    if job["finished_at"] is not None:
+        return text
+    return f"{text}; it now runs {'alone, and fails at the second crash' if number >= ALONE else 'with few others'}"
 
 
 def moment(seconds: int | None) -> str | None:

@@ -39,7 +39,8 @@ class JobRow(BaseModel):
     attempts: int
     max_attempts: int | None
     suspicion: Annotated[
-        int, Field(description="Workers that crashed while they ran it; a suspect runs in smaller company, then alone.")
+        int,
+        Field(description="Workers that crashed over it, or over what it repeats: at 1 it runs with few, then alone."),
     ]
     solo_crashes: Annotated[int, Field(description="How many of these crashes came while it ran alone; two end it.")]
     batch_id: str | None

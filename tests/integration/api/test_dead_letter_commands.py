@@ -5,14 +5,18 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner, Result
 
 from cli import dead_letters
+from cli.job_view import ALONE
 from cli.main import app as commands
 from models.database import Database
 from models.ids import parse_job_id
 from models.key_store import KeyStore
 from models.store import Store
+from models.suspects import Level
+from models.tables import payloads
 from tests.integration.api.fakes import Worker
 from tests.integration.api.test_completions import BACKGROUND
 
@@ -77,7 +81,7 @@ def test_shown_dead_letter_says_what_it_went_through(
     shown = dict(line.split(maxsplit=1) for line in text.splitlines())
     assert (shown["id"], shown["status"]) == (id, f"failed ({CODE})")
     assert (shown["error"], shown["attempts"]) == (f"it was {CODE}", "1")
-    assert shown["crashes"] == "4 of its workers crashed, 2 while it ran alone"
+    assert shown["crashes"] == "4 of workers that ran it, 2 of them alone"
     assert "secret" not in text
     assert out(url, "show", id)["solo_crashes"] == 2
     assert "not_found" in str(run(url, "show", "cmpl-" + "0" * 32).exception)
@@ -114,25 +118,20 @@ def test_all_are_replayed_page_by_page_and_counted(
 
 
 def test_one_that_cannot_be_replayed_does_not_hold_the_others_up(
-    url: str, server: httpx.Client, worker: Worker, store: Store, monkeypatch: pytest.MonkeyPatch
+    url: str, server: httpx.Client, worker: Worker, store: Store, database: Database
 ) -> None:
-    """It was deleted after it was listed."""
     ids = [dead(server, worker) for _ in range(3)]
-    found = dead_letters.find
+    with database.transaction() as connection:
+        connection.execute(update(payloads).where(payloads.c.job_id == parse_job_id(ids[1])).values(input_expired=True))
 
-    def find_and_lose(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
-        letters = list(found(*arguments, **options))
-        store.delete(parse_job_id(ids[1]))
-        return iter(letters)
-
-    monkeypatch.setattr(dead_letters, "find", find_and_lose)
     result = run(url, "replay", "--all")
 
     assert result.exit_code == 1
     told, summary = result.stderr.splitlines()[-2:]
-    assert told.startswith("refused: ")
+    assert (told.startswith("refused: "), told.endswith("(input_expired)")) == (True, True)
     assert summary == "2 dead letters replayed, 1 refused"
     assert store.queue_depth() == {"demo": 2}
+    assert [letter["id"] for letter in out(url, "list", "--no-replayed")] == [ids[1]]
 
 
 @pytest.mark.parametrize(
@@ -157,22 +156,41 @@ def test_administrator_sees_and_replays_those_of_everyone(
     assert server.get(f"/v1/jobs/{replay['id']}").json()["retry_of"] == id
 
 
-def test_shown_job_says_that_its_worker_crashed(
+def test_shown_job_says_that_its_workers_crashed(
     url: str, server: httpx.Client, worker: Worker, database: Database
 ) -> None:
     """What somebody reads while a prompt that crashes workers is being isolated."""
     id = server.post("/v1/completions", json=BACKGROUND | {"prompt": "secret", "max_attempts": 9}).json()["id"]
-    before = run(url, "show", id, group="jobs").stdout
-    worker.claim(parse_job_id(id))
-    worker.claims.confirm_crash("host/test/0", successor=parse_job_id(id))
+    told = []
+    for level in Level:
+        told.append(run(url, "show", id, group="jobs").stdout)
+        doomed = Worker.registered(database, model="demo")
+        assert doomed.claims.claim(doomed.id, [parse_job_id(id)], level=level)
+        worker.claims.confirm_crash("host/test/0", successor=worker.id)
+    told.append(run(url, "show", id, group="jobs").stdout)
 
-    text = run(url, "show", id, group="jobs").stdout
+    shown = [dict(line.split(maxsplit=1) for line in text.splitlines()) for text in told]
+    assert [job["status"] for job in shown] == ["queued", *["queued (worker_crashed)"] * 3]
+    assert [job["attempts"] for job in shown] == [f"{number} of at most 9" for number in range(4)]
+    assert [job.get("crashes") for job in shown] == [
+        None,
+        "1 of workers that ran it; it now runs with few others",
+        "2 of workers that ran it; it now runs alone, and fails at the second crash",
+        "3 of workers that ran it, 1 of them alone; it now runs alone, and fails at the second crash",
+    ]
+    assert "secret" not in told[-1]
+    assert json.loads(run(url, "show", id, "-o", "json", group="jobs").stdout)["suspicion"] == 3
 
-    shown = dict(line.split(maxsplit=1) for line in text.splitlines())
-    assert (shown["status"], shown["attempts"]) == ("queued (worker_crashed)", "1 of at most 9")
-    assert shown["crashes"] == (
-        "1 of its workers crashed, 1 while it ran alone; it runs apart from others, and fails at the second crash alone"
-    )
-    assert "crash" not in before
-    assert "secret" not in text
-    assert json.loads(run(url, "show", id, "-o", "json", group="jobs").stdout)["suspicion"] >= 1
+
+def test_replay_tells_whose_crashes_it_begins_with(
+    url: str, server: httpx.Client, worker: Worker, database: Database
+) -> None:
+    id = dead(server, worker)
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE jobs SET suspicion = 4")
+    [replay] = run(url, "replay", id).stdout.split()
+
+    text = run(url, "show", replay, group="jobs").stdout
+
+    assert "4 of workers that ran it, what it repeats included; it now runs alone" in text
+    assert ALONE == Level.ALONE

@@ -17,6 +17,7 @@ from models.ids import uuid7
 from models.records import JobRecord, NewJob
 from models.status import Status
 from models.store import Store
+from models.suspects import Level
 from tests.integration.store.making import completed, failed, lines, new_job, new_jobs, new_worker, whole_batch
 from tests.integration.store.test_listing_plans import Plans, plans
 
@@ -176,6 +177,22 @@ def test_replay_is_a_new_job_as_suspect_as_the_first(
     assert (job.status, job.body, job.suspicion, job.solo_crashes) == (Status.QUEUED, {"prompt": "secret"}, 2, 0)
     assert (job.attempt, submitted.replayed) == (0, False)
     assert store.job(job_id) == replace(before, replayed_as=job.id)
+
+
+def test_replay_of_what_crashed_workers_meets_no_other_job(
+    letters: DeadLetters, fail: Failing, store: Store, claims: Claims, database: Database
+) -> None:
+    job_id = fail.job()
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE jobs SET suspicion = 4, solo_crashes = 2"))
+    replay = letters.replay(job_id, "default", again).id
+    innocent = new_job()
+    store.submit([innocent])
+
+    together = claims.claim(fail.worker, [replay, innocent.id])
+
+    assert [job.id for job in together] == [innocent.id]
+    assert claims.suspects("demo") == (Level.ALONE, [replay])
 
 
 def test_replay_twice_is_one_job(letters: DeadLetters, fail: Failing, store: Store, claims: Claims) -> None:
