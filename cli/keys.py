@@ -58,12 +58,12 @@ def revoke_key(settings: Settings, id: str) -> None:
     sys.stderr.write(f"key {record.id} of {record.tenant} is revoked\n")
 
 
-def lifetime(text: str) -> timedelta:
-    """How long a key lasts: a whole number and m, h or d. Raises ConfigurationError."""
+def lifetime(text: str, option: str = "--expires") -> timedelta:
+    """How long something lasts: a whole number and m, h or d. Raises ConfigurationError, which names the option."""
     match = _LIFETIME.fullmatch(text)
     lasts = timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else timedelta()
     if not timedelta() < lasts <= timedelta(days=MAX_DAYS):
-        raise ConfigurationError(f"--expires takes a number and m, h or d, such as 30d, and at most {MAX_DAYS}d")
+        raise ConfigurationError(f"{option} takes a number and m, h or d, such as 30d, and at most {MAX_DAYS}d")
     return lasts
 
 

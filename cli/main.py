@@ -22,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 keys_app = typer.Typer(help="API keys of the service, one tenant a name.", no_args_is_help=True)
-db_app = typer.Typer(help="The database's schema.", no_args_is_help=True)
+db_app = typer.Typer(help="The database: its schema, and what is kept in it.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings in force.", no_args_is_help=True)
 app.add_typer(batches_app, name="batches")
 app.add_typer(jobs_app, name="jobs")
@@ -229,6 +229,24 @@ def db_check() -> None:
     from models.settings import load_settings
 
     raise SystemExit(check(load_settings()))
+
+
+@db_app.command("purge")
+def db_purge(
+    older_than: Annotated[
+        str | None, typer.Option(help="Delete results of this age, such as 30d (default: BATCHMILL_KEEP_RESULTS_DAYS).")
+    ] = None,
+    inputs_older_than: Annotated[
+        str | None, typer.Option(help="Delete inputs of this age (default: BATCHMILL_KEEP_INPUTS_DAYS).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    state: State = None,
+) -> None:
+    """Delete what is old, as a running service does by itself. Others may work on the database meanwhile."""
+    from cli.purging import purge
+    from models.settings import load_settings
+
+    purge(load_settings(state_dir=state), older_than=older_than, inputs_older_than=inputs_older_than, dry_run=dry_run)
 
 
 @config_app.command("show")

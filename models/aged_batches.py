@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Update, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Update, delete, false, func, or_, select, update
 
 from models.columns import from_now, is_one_of, now
 from models.status import FINAL_BATCH
@@ -34,6 +34,15 @@ def expire(connection: Connection, ids: Sequence[UUID]) -> None:
     """The results of these batches are over, where they are final."""
     if ids:
         connection.execute(_expiry().where(is_one_of(connection, batches.c.id, sorted(ids)), _HAS_RESULTS))
+
+
+def count_due(connection: Connection, keep_seconds: float | None) -> tuple[int, int]:
+    """How many batches expire_old would take, and how many rows are to be deleted with them and those before them."""
+    going = batches.c.results_expired_at.is_not(None) & batches.c.results_deleted_at.is_(None)
+    old = false() if keep_seconds is None else _HAS_RESULTS & (from_now(-keep_seconds) >= _ENDED_AT)
+    sums = select(func.count().filter(old), func.coalesce(func.sum(batches.c.num_total), 0))
+    num_batches, num_rows = connection.execute(sums.where(old | going)).one()
+    return num_batches, int(num_rows)
 
 
 def drop_file(connection: Connection, batch_id: UUID, file_id: UUID) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, func, insert, or_, select, tuple_, update
 
 from models import aged_batches
 from models.columns import from_now, is_one_of, now
@@ -98,6 +98,15 @@ def expire_old(connection: Connection, keep_seconds: float, limit: int) -> int:
     if ids:
         connection.execute(update(files).where(is_one_of(connection, files.c.id, ids)).values(expires_at=now()))
     return len(ids)
+
+
+def count_due(connection: Connection, keep_seconds: float | None) -> int:
+    """How many files are over, or uploads so old that expire_old would take them."""
+    is_due = files.c.expires_at <= now()
+    if keep_seconds is not None:
+        is_due = is_due | (files.c.batch_id.is_(None) & (files.c.created_at <= from_now(-keep_seconds)))
+    query = select(func.count()).select_from(files).where(is_due, ~_FEEDS_LIVE_BATCH)
+    return connection.execute(query).scalar_one()
 
 
 def expire(connection: Connection, limit: int) -> list[FileRecord]:

@@ -11,12 +11,13 @@ a single job's without request and result, so that who asks is told that they we
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, select
+from sqlalchemy import Column, ColumnElement, Connection, and_, select
 
 from models import aged_batches, aged_inputs, aged_workers, files, idempotency
 from models.blobs import Blobs
@@ -93,6 +94,24 @@ class Retention:
         for ids in self._windows(payloads.c.job_id, self._keep.inputs, BODIES, payloads.c.input_expired.is_(None)):
             due = self._due(ids, _is_final_for(self._keep.inputs))
             yield Step("job inputs", self._write(due, aged_inputs.erase))
+
+    def due(self) -> Counter[str]:
+        """Count what `steps` and `input_steps` would delete now, but for small things; deletes nothing."""
+        found: Counter[str] = Counter()
+        keep = self._keep
+        with self._database.read() as connection:
+            found["files"] = files.count_due(connection, keep.inputs)
+            found["batches"], found["batch rows"] = aged_batches.count_due(connection, keep.results)
+        if keep.results is not None:
+            found["job results"] = self._count(payloads.c.job_id, keep.results, jobs.c.batch_id.is_(None))
+            found["jobs"] = self._count(jobs.c.id, keep.results + keep.traces, jobs.c.batch_id.is_(None))
+        if keep.inputs is not None:
+            found["job inputs"] = self._count(payloads.c.job_id, keep.inputs)
+        return +found
+
+    def _count(self, column: Column[UUID], keep_seconds: float, *these: ColumnElement[bool]) -> int:
+        windows = self._windows(column, keep_seconds, self._rows)
+        return sum(len(self._due(ids, and_(_is_final_for(keep_seconds), *these))) for ids in windows)
 
     def _files(self) -> Iterator[Step]:
         """The bytes before the row: a crash between the two leaves a row that the next round finds."""
