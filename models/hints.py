@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, or_, select, text, true, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, or_, select, text, true, update
 
 from models.columns import constant, from_now, is_one_of, now
 from models.messages import NUM_LISTS, priorities_of
@@ -19,6 +19,8 @@ from models.tables import jobs
 CHUNK = 20_000  # rows a transaction, of those that are announced again
 
 _IS_QUEUED = jobs.c.status == constant(Status.QUEUED)
+_LINE = (jobs.c.model, jobs.c.tenant, jobs.c.priority)
+_NAMES = [column.name for column in _LINE]
 _MARKED = (jobs.c.id, jobs.c.model, jobs.c.tenant, jobs.c.priority, jobs.c.suspicion, jobs.c.seq)
 _MARK = text("""
     WITH picked AS MATERIALIZED (
@@ -39,18 +41,20 @@ _MARK = text("""
 
 
 def lines(connection: Connection, model: str | None) -> list[Line]:
-    """Every line of a model, or of all models, that whose head came first before the others. Two steps in an index for
+    """Every line of a model, or of all models, that whose head came first before the others. Some steps in an index for
     each line, however long it is."""
-    key = (jobs.c.tenant, jobs.c.priority) if model is not None else (jobs.c.model, jobs.c.tenant, jobs.c.priority)
-    order = (jobs.c.model, jobs.c.tenant, jobs.c.priority, jobs.c.seq)
-    columns = (*order, jobs.c.attempt, jobs.c.created_at)
     waiting = _IS_QUEUED & jobs.c.published_at.is_(None) & (true() if model is None else jobs.c.model == model)
-    heads = select(jobs.c.id).where(waiting).order_by(*order).limit(1)
+    columns = (*_LINE, jobs.c.seq, jobs.c.attempt, jobs.c.created_at)
+    heads = select(jobs.c.id).where(waiting).order_by(*_LINE, jobs.c.seq).limit(1)
     first = select(*columns).where(jobs.c.id == heads.scalar_subquery())
     line = first.cte("line", recursive=True)
-    beyond = tuple_(*key) > tuple_(*(line.c[column.name] for column in key))
     head = jobs.alias("head")
-    next_head = heads.where(beyond).correlate(line).scalar_subquery()
+    # Spelled out: of the comparison of a row with a row SQLite looks up only the first column, and walks the line.
+    is_next = [
+        and_(*(jobs.c[name] == line.c[name] for name in _NAMES[:num]), jobs.c[_NAMES[num]] > line.c[_NAMES[num]])
+        for num in range(len(_NAMES) - 1, -1 if model is None else 0, -1)
+    ]
+    next_head = func.coalesce(*(heads.where(condition).correlate(line).scalar_subquery() for condition in is_next))
     following = select(*(head.c[column.name] for column in columns)).join_from(line, head, head.c.id == next_head)
     line = line.union_all(following)
     rows = connection.execute(select(line, now().label("time")).order_by(line.c.seq))
