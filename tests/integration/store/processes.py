@@ -10,12 +10,14 @@ import random
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from models import dialects
 from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
+from models.errors import DatabaseUnavailable
 from models.records import ClaimedJob, Outcome
 from models.status import FINAL_BATCH, Status
 from models.store import Store
@@ -62,7 +64,8 @@ def work(url: str, seed: str, batch_ids: Sequence[UUID]) -> object:
     say_and_wait("ready")
     give_up_at = time.monotonic() + GIVE_UP_SECONDS
     while not all(worker.is_final(batch_id) for batch_id in batch_ids) and time.monotonic() < give_up_at:
-        worker.turn()
+        with suppress(DatabaseUnavailable):  # stopped in the middle of a transaction, which the server then ended
+            worker.turn()
     worker.write_late()
     return {"applied": worker.applied, "num_fenced": worker.num_fenced}
 
