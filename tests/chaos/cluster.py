@@ -158,7 +158,7 @@ class Cluster:
         for node in self.nodes:
             node.start()
         wait_until(self.serves, START_SECONDS)
-        wait_until(lambda: self.num_live_workers() == self._num_workers, START_SECONDS)
+        wait_until(self._workers_are_ready, START_SECONDS)
 
     @property
     def nodes(self) -> list[Node]:
@@ -177,9 +177,11 @@ class Cluster:
             return httpx.get(f"{self._direct_url}/health", timeout=2).status_code == 200
         return False
 
-    def num_live_workers(self) -> int:
-        """Processes that said they are ready, counted by what the service says of its models."""
-        return sum(READY in node.log.read_text(errors="replace") for node in self.workers if node.log.exists())
+    def _workers_are_ready(self) -> bool:
+        """Whether each said so, for the first time."""
+        for node in self.workers:
+            assert node.runs, self.log(node.name)
+        return all(READY in self.log(node.name) for node in self.workers)
 
     def supervise(self) -> list[str]:
         """Start again what ended by itself, as a container's restart policy does. Returns those that a bug ended."""

@@ -21,6 +21,7 @@ class Mix:
     """What the clients do: how often what, in shares; how long jobs take, in tokens; how long a client rests."""
 
     single: float = 6.0
+    many: float = 0.3  # ten to thirty jobs in one request
     batch: float = 0.5
     again: float = 1.0
     cancel: float = 1.5
@@ -65,6 +66,7 @@ class Caller:
         self._sent: list[tuple[str, dict[str, Any]]] = []  # keys and bodies, to be sent once more
         self._actions: dict[Callable[[], None], float] = {
             self._submit: mix.single,
+            self._submit_many: mix.many,
             self._submit_batch: mix.batch,
             self._submit_again: mix.again,
             self._cancel: mix.cancel,
@@ -103,6 +105,15 @@ class Caller:
         response = self._client.send("POST", ENDPOINT, json=body, headers={"Idempotency-Key": key})
         if response.is_success:
             self._journal.accepted_job(Job(response.json()["id"], body["prompt"], body["max_tokens"]), key)
+
+    def _submit_many(self) -> None:
+        bodies = [self._body() for _ in range(self._random.randint(10, 30))]
+        key = f"key-{self._name}-{self._number}-many"
+        jobs = [{"endpoint": ENDPOINT, "body": body} for body in bodies]
+        response = self._client.send("POST", "/v1/jobs", json={"jobs": jobs}, headers={"Idempotency-Key": key})
+        if response.is_success:
+            for index, (body, entry) in enumerate(zip(bodies, response.json()["data"], strict=True)):
+                self._journal.accepted_job(Job(entry["id"], body["prompt"], body["max_tokens"]), f"{key}/{index}")
 
     def _submit_batch(self) -> None:
         bodies = [self._body() for _ in range(self._random.randint(*self._mix.lines))]

@@ -129,7 +129,7 @@ def hang(nemesis: Nemesis) -> None:
     nemesis.wait(6)
 
 
-_QUIET = Mix(cancel=0, cancel_batch=0)
+_QUIET = Mix(many=0.6, cancel=0, cancel_batch=0)
 _LONG = replace(_QUIET, single=4, batch=0.2, tokens=(20, 60), pause_seconds=0.15)
 
 PROFILES: dict[str, Profile] = {
@@ -137,7 +137,7 @@ PROFILES: dict[str, Profile] = {
     "fence": Profile(
         "a write counts only by the owner of the attempt",
         fence,
-        mix=Mix(batch=0, tokens=(10, 60), cancel=0.5, pause_seconds=0.04),  # late writes of batches fail at a CHECK
+        mix=Mix(many=0.4, batch=0, tokens=(10, 60), cancel=0.5),  # late writes of batches fail at a CHECK
         has_crashes=False,
     ),
     "accept": Profile("an answer of 2xx means committed", accept, mix=Mix(single=10, pause_seconds=0.03)),

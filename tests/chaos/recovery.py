@@ -1,0 +1,92 @@
+"""python -m tests.chaos.recovery: how long after a worker's kill -9 all rows it held are begun again elsewhere.
+
+At the default lease and at one of 5 seconds; where a supervisor starts the worker again in its place, which makes the
+crash known at once, and where its machine is lost, so that the lease has to run out.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.client import Client
+from tests.chaos.cluster import Cluster
+from tests.chaos.journal import Journal
+
+DEFAULT_LEASE_SECONDS, SHORT_LEASE_SECONDS = 15.0, 5.0
+LIMIT_SECONDS = {DEFAULT_LEASE_SECONDS: 20.0, SHORT_LEASE_SECONDS: 8.0}
+NUM_JOBS = 48
+TOKENS = 4000  # nothing ends by itself while we measure
+STEP_SECONDS = 0.02
+LOOK_SECONDS = 0.05
+GIVE_UP_SECONDS = 60.0
+
+
+def measure(lease_seconds: float, *, is_restarted: bool) -> float:
+    """Seconds from the kill to the moment when the last row of the killed worker is in progress again."""
+    settings = {"BATCHMILL_LEASE_SECONDS": str(lease_seconds), "BATCHMILL_ROWS": "16"}
+    with (
+        tempfile.TemporaryDirectory(prefix="batchmill-recovery-", ignore_cleanup_errors=True) as folder,
+        Cluster(Path(folder), settings=settings, step_seconds=STEP_SECONDS) as cluster,
+    ):
+        client = Client(cluster.url, Journal(), patience_seconds=GIVE_UP_SECONDS, stop=threading.Event())
+        body = {"model": "noop", "prompt": "recovery", "max_tokens": TOKENS}
+        jobs = {"jobs": [{"endpoint": "/v1/completions", "body": body} for _ in range(NUM_JOBS)]}
+        ids = [job["id"] for job in client.send("POST", "/v1/jobs", json=jobs).json()["data"]]
+        _wait_until(client, ids, lambda job: job["status"] == "in_progress")
+        owners = {job["id"]: job["worker_id"] for job in _read(client, ids)}
+        node = cluster.workers[0]
+        killed_at = time.monotonic()
+        node.kill()
+        if is_restarted:
+            node.start()
+        return _recovered_at(client, ids, owners) - killed_at
+
+
+def _recovered_at(client: Client, ids: list[str], owners: dict[str, str]) -> float:
+    """When every row of the owner that is no more is in progress under another one; whose that is shows by then."""
+    ends = time.monotonic() + GIVE_UP_SECONDS
+    while time.monotonic() < ends:
+        jobs = _read(client, ids)
+        moved = {owners[job["id"]] for job in jobs if job["worker_id"] != owners[job["id"]]}
+        left = [job for job in jobs if owners[job["id"]] in moved and not _is_elsewhere(job, owners)]
+        if moved and not left:
+            return time.monotonic()
+        time.sleep(LOOK_SECONDS)
+    raise TimeoutError("the rows of the killed worker were not begun again")
+
+
+def _is_elsewhere(job: dict[str, Any], owners: dict[str, str]) -> bool:
+    return job["status"] == "in_progress" and job["worker_id"] != owners[job["id"]]
+
+
+def _wait_until(client: Client, ids: list[str], condition: Callable[[dict[str, Any]], bool]) -> None:
+    ends = time.monotonic() + GIVE_UP_SECONDS
+    while not all(condition(job) for job in _read(client, ids)):
+        if time.monotonic() > ends:
+            raise TimeoutError("the jobs were not begun")
+        time.sleep(LOOK_SECONDS)
+
+
+def _read(client: Client, ids: list[str]) -> list[dict[str, Any]]:
+    data: list[dict[str, Any]] = client.send("POST", "/v1/jobs/poll", json={"ids": ids}).json()["data"]
+    return data
+
+
+def main() -> int:
+    """Print the four figures; exit status 1 where one is over its limit."""
+    is_late = False
+    for lease_seconds, limit in LIMIT_SECONDS.items():
+        for is_restarted in (True, False):
+            seconds = measure(lease_seconds, is_restarted=is_restarted)
+            how = "restarted in its place" if is_restarted else "machine lost"
+            sys.stdout.write(f"lease {lease_seconds:2.0f} s, {how}: {seconds:.1f} s (at most {limit:.0f})\n")
+            is_late = is_late or seconds > limit
+    return int(is_late)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
