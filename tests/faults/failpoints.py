@@ -7,20 +7,24 @@
 - `lost`: the database's answer never came. At `after_...` what was asked for is done, and nobody knows.
 - `sleep:SECONDS`: this thread stands still for so long.
 - `hold:PATH`: the thread makes the file PATH and stands still until somebody removes it.
+
+The process says on its standard error when a point is reached at which it acts, and when it has left it.
 """
 
 import itertools
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 from models.errors import DatabaseUnavailable
 from tests.faults.patching import wrap
 
-Hit = Callable[[], None]
+Action = Callable[[], None]
+Hit = Callable[[], AbstractContextManager[None]]
 
 
 class FailpointError(Exception):
@@ -36,14 +40,22 @@ def install(spec: str) -> None:
     act = _action(point, action)
     nth, hits = int(number or 1), itertools.count(1)
 
-    def hit() -> None:
-        if next(hits) == nth:  # atomic: threads may come here together
+    @contextmanager
+    def hit() -> Iterator[None]:
+        if next(hits) != nth:  # atomic: threads may come here together
+            yield
+            return
+        _say(f"failpoint {point} reached")
+        try:
             act()
+            yield
+        finally:
+            _say(f"failpoint {point} left")
 
     FAILPOINTS[point](hit)
 
 
-def _action(point: str, action: str) -> Hit:
+def _action(point: str, action: str) -> Action:
     name, _, argument = action.partition(":")
 
     def fail() -> None:
@@ -52,7 +64,7 @@ def _action(point: str, action: str) -> Hit:
     def lose() -> None:
         raise DatabaseUnavailable(f"the database does not answer: failpoint {point}")
 
-    actions: dict[str, Hit] = {
+    actions: dict[str, Action] = {
         "kill9": lambda: os.kill(os.getpid(), signal.SIGKILL),
         "raise": fail,
         "lost": lose,
@@ -64,6 +76,10 @@ def _action(point: str, action: str) -> Hit:
     return actions[name]
 
 
+def _say(text: str) -> None:
+    os.write(2, f"{text}\n".encode())  # at once, whatever becomes of the process
+
+
 def _hold(path: Path) -> None:
     path.touch()
     while path.exists():
@@ -73,8 +89,8 @@ def _hold(path: Path) -> None:
 def _before(owner: Any, name: str, hit: Hit) -> None:  # noqa: ANN401 (a class)
     def make(inner: Callable[..., Any]) -> Callable[..., Any]:
         def outer(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            hit()
-            return inner(*args, **kwargs)
+            with hit():
+                return inner(*args, **kwargs)
 
         return outer
 
@@ -88,7 +104,8 @@ def _after(owner: Any, name: str, hit: Hit, *, if_any: bool = False) -> None:  #
         def outer(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
             result = inner(*args, **kwargs)
             if result or not if_any:
-                hit()
+                with hit():
+                    return result
             return result
 
         return outer
@@ -101,6 +118,13 @@ def _after_claim(hit: Hit) -> None:
     from models.claims import Claims
 
     _after(Claims, "claim", hit, if_any=True)
+
+
+def _in_step(hit: Hit) -> None:
+    """Rows are being decoded, by the no-op engine."""
+    from worker.noop_engine import NoopEngine
+
+    _before(NoopEngine, "step", hit)
 
 
 def _before_commit(hit: Hit) -> None:
@@ -125,7 +149,7 @@ def _before_ack(hit: Hit) -> None:
 
 
 def _mid_upload(hit: Hit) -> None:
-    """Some of a file's bytes are written."""
+    """Some of a file's bytes are written. The first time is at the start, which tries whether the folder takes any."""
     from models import blobs
 
     _after(blobs._FolderWriter, "write", hit)
@@ -154,6 +178,7 @@ def _after_submit(hit: Hit) -> None:
 
 FAILPOINTS: dict[str, Callable[[Hit], None]] = {
     "after_claim": _after_claim,
+    "in_step": _in_step,
     "before_commit": _before_commit,
     "after_commit": _after_commit,
     "before_ack": _before_ack,

@@ -20,11 +20,13 @@ ROOT = Path(__file__).parents[2]
 OURS = ("DATABASE_URL", "REDIS_URL", "BLOB_URL")
 
 
-def command(*arguments: str, mutants: Sequence[str] = (), failpoints: Sequence[str] = ()) -> list[str]:
-    """The command line of `batchmill ARGUMENTS` with faults."""
+def command(
+    *arguments: str, mutants: Sequence[str] = (), failpoints: Sequence[str] = (), module: str = "tests.faults.launch"
+) -> list[str]:
+    """The command line of `batchmill ARGUMENTS` with faults; `module` is this one, or one that does more before."""
     faults = [part for name in mutants for part in ("--mutant", name)]
     faults += [part for spec in failpoints for part in ("--failpoint", spec)]
-    return [sys.executable, "-m", "tests.faults.launch", *faults, "--", *arguments]
+    return [sys.executable, "-m", module, *faults, "--", *arguments]
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -39,11 +41,12 @@ def start(
     settings: dict[str, str],
     mutants: Sequence[str] = (),
     failpoints: Sequence[str] = (),
+    module: str = "tests.faults.launch",
 ) -> "subprocess.Popen[bytes]":
     """Start `batchmill ARGUMENTS` with faults, in the folder of its log, to which it appends."""
     with log.open("ab") as file:
         return subprocess.Popen(
-            command(*arguments, mutants=mutants, failpoints=failpoints),
+            command(*arguments, mutants=mutants, failpoints=failpoints, module=module),
             cwd=log.parent,
             env=environment(**settings),
             stdin=subprocess.DEVNULL,
