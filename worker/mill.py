@@ -102,7 +102,7 @@ class Mill:
         )
         self._keeper = self._make_keeper(on_crash)
         self._supply = self._make_supply(app, on_crash)
-        self.reader = Reader(app, settings, self._lease, on_crash=on_crash)
+        self.reader = Reader(app, settings, self._lease, self._brake, on_crash=on_crash)
 
     def _apart(self) -> Claims:
         """Claims on a connection of their own: a long commit must not delay them."""

@@ -23,6 +23,7 @@ from models.records import BatchRecord
 from models.settings import Settings
 from models.status import BatchStatus
 from models.store import Store
+from worker.brake import Brake
 from worker.hints import relay
 from worker.intake import Reading, take_in
 from worker.lease import Lease
@@ -39,10 +40,12 @@ MAX_FAILURES = 5  # of reading one batch, each for no reason that we know; then 
 class Reader(Part):
     """Takes an intake, checks the file, inserts its lines, and has them announced chunk by chunk."""
 
-    def __init__(self, app: Celery, settings: Settings, lease: Lease, *, on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Celery, settings: Settings, lease: Lease, brake: Brake, *, on_crash: Callable[[], None]
+    ) -> None:
         """Raises ConfigurationError where the settings name no place for files."""
         super().__init__("reader", on_crash=on_crash)
-        self._app, self._settings, self._lease = app, settings, lease
+        self._app, self._settings, self._lease, self._brake = app, settings, lease, brake
         database = Database(settings.database, pool_size=1)
         self._batches, self._store, self._blobs = BatchStore(database), Store(database), Blobs(settings.blobs)
         self._models = ModelNames(settings, self._store)
@@ -64,7 +67,7 @@ class Reader(Part):
             self._woken.wait(LOOK_SECONDS)
             self._woken.clear()
             try:
-                while not self._stopping.is_set() and self._read_next():
+                while not (self._stopping.is_set() or self._brake.reason) and self._read_next():
                     pass
             except BatchmillError as error:
                 log.warning("%s", error, extra={"action": "intake_interrupted"})

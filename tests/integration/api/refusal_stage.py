@@ -19,6 +19,7 @@ from api import body
 from api.app import create_app
 from models.claims import Claims
 from models.database import Database
+from models.disk import DiskWatch
 from models.ids import uuid7
 from models.key_store import KeyStore
 from models.records import WorkerRecord
@@ -28,6 +29,7 @@ from tests.integration.api.conftest import NO_REDIS, serving
 from tests.integration.api.fakes import Worker
 from tests.integration.api.test_completions import Answer
 from tests.waiting import wait_until
+from worker.brake import Brake
 from worker.lease import Lease
 from worker.reader import Reader
 
@@ -100,7 +102,9 @@ def _reading(stage: Stage) -> Iterator[None]:
     lease = Lease(Claims(stage.database), WorkerRecord(uuid7(), "host/reader/0", "host", 1, "demo", rows=1), 60.0)
     lease.begin()
     small = {"max_batch_requests": 3, "max_line_bytes": 1024, "database_url": url_of(stage.database)}
-    reader = Reader(Celery(broker=NO_REDIS), stage.settings.model_copy(update=small), lease, on_crash=lambda: None)
+    settings = stage.settings.model_copy(update=small)
+    brake = Brake(DiskWatch([], 0), is_behind=lambda: False)
+    reader = Reader(Celery(broker=NO_REDIS), settings, lease, brake, on_crash=lambda: None)
     reader.start()
     reader.wake()
     yield

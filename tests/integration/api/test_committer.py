@@ -138,3 +138,28 @@ def test_who_gives_up_waiting_does_not_stop_the_others(slow: Slow) -> None:
 
     assert not asyncio.run(work()).replayed
     assert sum(slow.queue_depth().values()) == 2
+
+
+@pytest.mark.parametrize(("slow_seconds", "groups"), [(0.0, [1]), (3600.0, [1, 4])])
+def test_who_waits_behind_a_failure_that_took_long_is_told_of_it(
+    monkeypatch: pytest.MonkeyPatch, slow_seconds: float, groups: list[int]
+) -> None:
+    """Each group of those that gathered while the database was silent would find that out anew, 3 s at a time."""
+    monkeypatch.setattr("api.submitting.committer.SLOW_SECONDS", slow_seconds)
+    away = Slow(Database("postgresql://nobody@127.0.0.1:1/none"))
+
+    first, *others = new_group(5)
+
+    async def work() -> list[object]:
+        committer = Committer(away, on_commit=lambda: None)
+        tasks = [asyncio.create_task(committer.commit(first, 1))]
+        while not away.groups:
+            await asyncio.sleep(0.001)
+        tasks += [asyncio.create_task(committer.commit(other, 1)) for other in others]
+        await asyncio.sleep(0)  # they wait by now
+        away.go_on.set()
+        return [*await asyncio.gather(*tasks, return_exceptions=True)]
+
+    assert [type(result) for result in asyncio.run(work())] == [DatabaseUnavailable] * 5
+    assert away.groups == groups
+    away.database.dispose()
