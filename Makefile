@@ -61,6 +61,9 @@ bench: install ## queue and engine beside their peers, the engine's work cut sho
 	$(BIN)/python -m benchmarks.queue
 	$(BIN)/python -m benchmarks.engine --quick
 
+soak: install ## a million one-token jobs: throughput and memory stay flat, nothing is left over
+	$(BIN)/python -m benchmarks.soak --json docs/images/soak.json --chart docs/images/soak.png
+
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .batchmill .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

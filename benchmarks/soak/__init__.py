@@ -1,0 +1,1 @@
+"""A run of many jobs, long enough to see whether anything grows or slows down."""
