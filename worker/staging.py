@@ -20,7 +20,7 @@ class StagedRow:
 
 Prepared = tuple[Row, str, Any]  # a row, the id of its request, its sequence
 _Entry = tuple[int, StagedRow]  # with how many had left when it came
-PATIENCE = 4  # how many engines' worth of later rows may begin before a row
+PATIENCE = 4  # how many engines' worth of other rows may begin before a row, be they longer or more urgent
 
 
 class Staging:
@@ -29,7 +29,10 @@ class Staging:
     Meant to hold up to `room` of them. The more urgent leave first. Equally urgent ones leave in order of arrival while
     the queue is full, and those that will decode longest first once it is not: then nothing more waits outside, and the
     end of the work should be many short rows and not one long one with empty slots beside it. (Longest first from the
-    start would fill the engine with rows that all end late, before which none of the later ones begins.)
+    start would fill the engine with rows that all end late, before which none of the later ones begins.) A row that has
+    seen many others leave goes before all of these, so that no stream of urgent or long ones keeps it for ever.
+
+    There are no turns of owners here: what is staged is one engine's worth, and came in their turn.
     """
 
     def __init__(self, room: int) -> None:
@@ -51,18 +54,25 @@ class Staging:
         """Remove up to `count` rows: those that are to begin next, in that order."""
         with self._changed:
             is_full = len(self._rows) >= self._room
-            order = sorted(self._rows, key=_urgent_first if is_full else self._longest_first)
+            order = sorted(self._rows, key=self._urgent_first if is_full else self._longest_first)
             taken, self._rows = order[:count], order[count:]
             self._num_left += len(taken)
             self._changed.notify_all()
         return [staged for _, staged in taken]
 
-    def _longest_first(self, entry: _Entry) -> tuple[int, bool, int]:
-        """Except that who has seen many others leave goes before all of these."""
+    def _longest_first(self, entry: _Entry) -> tuple[bool, int, int, int]:
         num_left_before, staged = entry
         limit = staged.row.job.body.get("max_tokens")
-        is_patient = self._num_left - num_left_before < PATIENCE * self._room
-        return -staged.row.job.priority, is_patient, -sys.maxsize if limit is None else -limit
+        longest = -sys.maxsize if limit is None else -limit
+        return self._is_patient(entry), -staged.row.job.priority, longest, num_left_before
+
+    def _urgent_first(self, entry: _Entry) -> tuple[bool, int, int]:
+        num_left_before, staged = entry
+        return self._is_patient(entry), -staged.row.job.priority, num_left_before
+
+    def _is_patient(self, entry: _Entry) -> bool:
+        """Whether it has not yet seen so many others leave that it goes before them."""
+        return self._num_left - entry[0] < PATIENCE * self._room
 
     def remove(self, job_ids: set[UUID]) -> None:
         """Take out the rows of these jobs, wherever they stand."""
@@ -85,8 +95,3 @@ class Staging:
         with self._changed:
             self._changed.wait_for(lambda: len(self._rows) < self._room, timeout_seconds)
             return self._room - len(self._rows)
-
-
-def _urgent_first(entry: _Entry) -> tuple[int, int]:
-    num_left_before, staged = entry
-    return -staged.row.job.priority, num_left_before

@@ -3,6 +3,8 @@
 import threading
 from uuid import UUID
 
+import pytest
+
 from models.records import ClaimedJob
 from worker.deliveries import Row
 from worker.staging import PATIENCE, Prepared, StagedRow, Staging
@@ -41,6 +43,17 @@ def test_a_short_row_is_not_overtaken_for_ever() -> None:
     left = []
     for number in range(1, 2 * PATIENCE * 3):
         staging.put(prepared(row(number)))
+        left += numbers(staging.take(1))
+    assert left.index(0) == PATIENCE * 3
+
+
+@pytest.mark.parametrize("num_ahead", [1, 4])  # not full when taken from, and full
+def test_a_row_is_not_kept_for_ever_by_more_urgent_ones(num_ahead: int) -> None:
+    staging = Staging(3)
+    staging.put(prepared(row(0, priority=0), *(row(100 + number, priority=9) for number in range(num_ahead - 1))))
+    left = []
+    for number in range(1, 2 * PATIENCE * 3):
+        staging.put(prepared(row(number, priority=9)))
         left += numbers(staging.take(1))
     assert left.index(0) == PATIENCE * 3
 
