@@ -13,18 +13,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from models.errors import ConfigurationError
-from models.logs import READY
+from models.logs import READY, UNHEALTHY
 from models.settings import Settings
 
 log = logging.getLogger(__name__)
 
 PARENT_VARIABLE = "BATCHMILL_PARENT_PID"  # set for workers that must end with the process that started them
 EXIT_CONFIGURATION = 78
-MAX_QUICK_DEATHS = 5  # deaths in a row without a finished row in between
+EXIT_UNHEALTHY = 71  # also of a worker that hung or whose engine failed; such a one is started again
+MAX_QUICK_DEATHS = 8  # in a row without a finished row in between: more than a worker takes to find out its own fault
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _WATCH_SECONDS = 0.5
 _LOG_TAIL_BYTES = 65536
 _READY = re.compile(rf'{READY}([^"\n]+)["\n]')  # a line of its own, or a string in a line of JSON
+_UNHEALTHY = re.compile(rf'{UNHEALTHY}([^"\n]+)["\n]')
+
+
+class WorkerUnhealthy(ConfigurationError):
+    """The worker's device crashes it, whatever the prompt. Starting it again helps no sooner than in ten minutes."""
 
 
 def die_with_parent() -> None:
@@ -53,7 +59,8 @@ class WorkerProcess:
     def __init__(self, settings: Settings, log_path: Path, *, on_ready: Callable[[str], None]) -> None:
         """`on_ready` is called by `look_after` with the line in which the worker says what it runs, once a start."""
         self._log_path, self._on_ready = log_path, on_ready
-        self._unread: int | None = 0  # where this start's part of the log begins; None: its line was found
+        self._began = 0  # where this start's part of the log begins
+        self._is_ready = False  # its line was found there
         self._environment = os.environ | {
             "DATABASE_URL": settings.database,
             "REDIS_URL": settings.broker,
@@ -73,7 +80,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start it, in a session of its own so that ctrl-C reaches us alone."""
         with self._log_path.open("ab") as file:
-            self._unread = file.tell()
+            self._began, self._is_ready = file.tell(), False
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cli.main", "worker"],
                 env=self._environment,
@@ -84,7 +91,8 @@ class WorkerProcess:
             )
 
     def look_after(self, *, progressed: bool) -> None:
-        """Pass on what it said; start it again if it died. Raises ConfigurationError when that cannot help."""
+        """Pass on what it said; start it again if it died. Raises ConfigurationError when that cannot help, or
+        WorkerUnhealthy when it cannot help yet."""
         self._look_for_ready()
         if self._process is None or self._process.poll() is None:
             if progressed:
@@ -94,6 +102,8 @@ class WorkerProcess:
         self._deaths += 1
         if code == EXIT_CONFIGURATION:
             raise ConfigurationError(self._last_words())
+        if code == EXIT_UNHEALTHY and (why := self._find(_UNHEALTHY)):
+            raise WorkerUnhealthy(f"the worker is unhealthy: {why}")
         if self._deaths >= MAX_QUICK_DEATHS:
             raise ConfigurationError(
                 f"the worker died {self._deaths} times without finishing a row; {self._log_path} says why"
@@ -113,14 +123,16 @@ class WorkerProcess:
             self._process.wait()
 
     def _look_for_ready(self) -> None:
-        if self._unread is None:
-            return
+        if not self._is_ready and (line := self._find(_READY)):
+            self._is_ready = True
+            self._on_ready(line)
+
+    def _find(self, pattern: re.Pattern[str]) -> str | None:
+        """What the worker said on such a line since it was started."""
         with self._log_path.open("rb") as file:
-            file.seek(self._unread)
-            found = _READY.search(file.read().decode(errors="replace"))
-        if found is not None:
-            self._unread = None
-            self._on_ready(found[1])
+            file.seek(self._began)
+            found = pattern.search(file.read().decode(errors="replace"))
+        return None if found is None else found[1]
 
     def _last_words(self) -> str:
         """The sentence with which a worker refused to start."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from cli.children import WorkerProcess
+from cli.children import WorkerProcess, WorkerUnhealthy
 from cli.db import open_upgraded
 from cli.embedded import check_redis, embedded_redis
 from cli.model import find_model
@@ -22,6 +22,7 @@ from models.errors import BatchmillError, ConfigurationError
 from models.settings import REDIS_URL_FILE, Settings
 
 LOOK_SECONDS = 1.0
+REST_SECONDS = 660.0  # of an unhealthy worker: the crashes it was found so for are past then
 SHUTDOWN_SECONDS = 5  # a client that waits for its answer must not hold the service up for minutes
 
 
@@ -99,12 +100,18 @@ def _check_door(settings: Settings, host: str) -> str:
 
 
 def _look_after(worker: WorkerProcess, failures: list[BatchmillError]) -> None:
-    """Keep the worker alive from a thread; what cannot be mended ends the service with its sentence."""
+    """Keep the worker alive from a thread; what cannot be mended ends the service with its sentence. An unhealthy
+    worker rests, and what is stored is served meanwhile."""
 
     def look() -> None:
         try:
             while not ended.wait(LOOK_SECONDS):
-                worker.look_after(progressed=True)
+                try:
+                    worker.look_after(progressed=True)
+                except WorkerUnhealthy as error:
+                    _say(f"{error}; it is started again in {REST_SECONDS / 60:.0f} minutes")
+                    ended.wait(REST_SECONDS)
+                    worker.start()
         except BatchmillError as error:
             failures.append(error)
             os.kill(os.getpid(), signal.SIGTERM)

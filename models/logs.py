@@ -8,6 +8,7 @@ import orjson
 
 from models.settings import Settings
 
+UNHEALTHY = "unhealthy: "  # begins the line with which a worker says why its device gets no more rows
 READY = "ready: "  # begins the line with which a worker says what it runs; whoever started it looks for that
 CONSOLE = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {

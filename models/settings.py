@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     grace_seconds: Annotated[float, Field(ge=0)] = 25.0
     hang_seconds: Annotated[float, Field(ge=5)] = 120.0
     max_attempts: Annotated[int, Field(ge=1)] = 25
+    max_crashes: Annotated[int, Field(ge=1)] = 5
     ageing_seconds: Annotated[float, Field(ge=1)] = 300.0
     max_result_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
     min_free_disk: Annotated[float, Field(ge=0, lt=1)] = 0.05

@@ -13,6 +13,7 @@ from typing import IO
 from models.claims import Claims
 from models.ids import uuid7
 from models.records import WorkerRecord
+from worker.crashes import CrashLog
 
 MAX_SLOTS = 4096
 GIVE_UP_SHARE = 0.9  # of the lease: the rest is for the rows' last step to end in
@@ -28,6 +29,7 @@ class Slot:
 
     name: str
     lock: IO[str]
+    crashes: CrashLog
 
     @classmethod
     def take(cls, state_dir: Path) -> "Slot":
@@ -42,11 +44,13 @@ class Slot:
             except BlockingIOError:
                 lock.close()
                 continue
-            return cls(f"{socket.gethostname()}/{home}/{number}", lock)
+            crashes = CrashLog(folder / f"{number}.json")
+            return cls(f"{socket.gethostname()}/{home}/{number}", lock, crashes)
         raise RuntimeError(f"{MAX_SLOTS} workers already run from {state_dir}")
 
     def leave(self) -> None:
-        """Free the seat, as the system does when the process ends."""
+        """Free the seat, as the system does when the process ends, but not as one that crashed."""
+        self.crashes.end()
         self.lock.close()
 
 

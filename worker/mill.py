@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 from models import migrations
 from models.claims import Claims
@@ -23,7 +24,9 @@ from models.records import WorkerRecord
 from models.store import Store
 from worker.backlog import Backlog
 from worker.brake import Brake
+from worker.canary import sing
 from worker.celery_app import BatchmillApp
+from worker.crashes import EXIT_CRASHED, UnhealthyError, check_health
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
@@ -81,7 +84,7 @@ class Mill:
             finish=self._writer.put,
             publish=self._streamer.put,
             on_room=on_room,
-            on_crash=on_crash,
+            on_crash=self._die,
         )
         self.feeder = Feeder(
             self._claims,
@@ -154,6 +157,7 @@ class Mill:
             log.warning(
                 "%d rows of a crashed predecessor queued again", len(taken_back), extra={"action": "crash_seen"}
             )
+        self._check_health(taken_back)
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
@@ -164,6 +168,29 @@ class Mill:
             thread.start()
         warn_of_eviction(redis_client(self._settings.broker))
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
+
+    def _check_health(self, taken_back: list[UUID]) -> None:
+        """After crashes find out, before a row is claimed, whether the device is to blame. Raises UnhealthyError."""
+        has_crashed = self._slot.crashes.begin(taken_back)
+        try:
+            check_health(
+                self._slot.crashes.recent(), max_crashes=self._settings.max_crashes, guilty=self._claims.guilty
+            )
+        except UnhealthyError:
+            self._claims.heartbeat(  # shown until this lease ends
+                self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state="unhealthy"
+            )
+            self._slot.leave()
+            raise
+        if has_crashed:
+            sing(self._engine, hang_seconds=self._settings.hang_seconds)
+
+    def _die(self) -> None:
+        """The engine failed, perhaps for one of its rows: that is a crash, which the slot's next process confirms. Rows
+        that were finished before are not to be blamed for it."""
+        self._writer.stop()
+        self._writer.join(JOIN_SECONDS)
+        os._exit(EXIT_CRASHED)
 
     def drain(self, *, hurry: Callable[[], bool]) -> None:
         """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up

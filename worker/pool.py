@@ -17,8 +17,10 @@ from celery.concurrency.base import BasePool, apply_target
 from celery.worker import state as celery_state
 
 from models.errors import BatchmillError
+from models.logs import UNHEALTHY
 from models.messages import GENERATE, GENERATE_CHUNK, INTAKE
 from worker.celery_app import BatchmillApp
+from worker.crashes import EXIT_CRASHED, UnhealthyError
 from worker.deliveries import Delivery
 from worker.engine.types import EngineError
 from worker.mill import Mill
@@ -52,6 +54,9 @@ class DecodePool(BasePool):
             self.mill = mill
             self.limit = mill.rows  # what `inspect stats` calls max-concurrency
             mill.start()
+        except UnhealthyError as error:
+            log.critical("%s%s", UNHEALTHY, error, extra={"action": "unhealthy"})
+            raise SystemExit(EXIT_CRASHED) from error
         except (BatchmillError, EngineError) as error:
             sys.stderr.write(f"batchmill: {error}\n")
             raise SystemExit(EXIT_CONFIGURATION) from error

@@ -32,12 +32,14 @@ class Station:
         )
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def start_worker(self, *, model: str = "noop", **environment: str) -> "subprocess.Popen[bytes]":
+    def start_worker(
+        self, *, model: str = "noop", module: str = "cli.main", **environment: str
+    ) -> "subprocess.Popen[bytes]":
         """Start a worker and return once it has its lease."""
         before = {worker.pid for worker in self.store.workers()}
         log = (self.folder / "worker.log").open("ab")
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "worker"],
+            [sys.executable, "-m", module, "worker"],
             env=os.environ
             | {
                 "DATABASE_URL": self.database_url,
