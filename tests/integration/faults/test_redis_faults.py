@@ -17,8 +17,11 @@ from models.store import Store
 from tests.integration.faults.conftest import JOB, service
 from tests.integration.faults.servers import PrivateRedis
 from tests.integration.worker.conftest import Station
+from tests.integration.worker.workbench import Workbench
 from tests.waiting import wait_until
+from worker.deliveries import Delivery
 from worker.hints import relay
+from worker.noop_engine import NoopEngine
 
 LEASE_SECONDS = 2
 
@@ -110,6 +113,18 @@ def heartbeats(place: Station, worker_id: object) -> float:
 
 
 FIRST: dict[object, float] = {}
+
+
+def test_message_that_comes_again_runs_nothing_twice(database: Database) -> None:
+    """F16: a message sent twice, or delivered again because its worker was slow to acknowledge it."""
+    with Workbench(database, NoopEngine(rows=8)) as bench:
+        ids = bench.submit(*[{"prompt": "a"}] * 20)
+        for _ in range(3):
+            bench.feeder.deliver(Delivery([*ids]))
+        wait_until(lambda: set(bench.store.statuses(ids).values()) == {Status.COMPLETED})
+        wait_until(lambda: not bench.feeder.num_waiting)
+
+        assert {(job.attempt, len(job.completions)) for job in bench.store.jobs(ids)} == {(1, 1)}
 
 
 @pytest.mark.parametrize(
