@@ -6,6 +6,7 @@ from celery.result import AsyncResult
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from api.app import create_app
 from api.housekeeping import Housekeeper
 from api.services import Services
 from models import aged_batches
@@ -15,6 +16,7 @@ from models.settings import Settings
 from tests.integration.api.batch_making import Intake, Json, request_line, stored_file
 from tests.integration.api.fakes import Worker
 from tests.integration.api.test_completions import error_of
+from tests.waiting import wait_until
 
 GONE = (410, "result_expired")
 NOW = 0.001  # seconds: what is final is old enough
@@ -144,3 +146,13 @@ def test_celery_is_told_that_a_result_expired(services: Services, settings: Sett
 
     assert result.state == "FAILURE"
     assert "result_expired" in str(result.result)
+
+
+def test_service_deletes_by_its_settings(
+    settings: Settings, services: Services, client: TestClient, job_id: str
+) -> None:
+    """Its housekeeper begins with the service."""
+    short = settings.model_copy(update={"keep_results_days": 1e-8})
+
+    with TestClient(create_app(short, services.database)):
+        wait_until(lambda: client.get(f"/v1/jobs/{job_id}").status_code == GONE[0])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -9,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import func, select, text, update
 
+from models import intake
 from models.batch_store import BatchStore
 from models.blobs import Blobs
 from models.claims import Claims
@@ -16,7 +18,7 @@ from models.database import Database
 from models.file_store import FileStore
 from models.idempotency import by_key
 from models.ids import uuid7
-from models.records import JobChange, NewJob
+from models.records import DEFAULT_TENANT, JobChange, NewJob
 from models.retention import Keep, Retention
 from models.status import Status
 from models.store import Store
@@ -29,6 +31,7 @@ from tests.integration.store.making import (
     completed,
     failed,
     lines,
+    new_batch,
     new_file,
     new_job,
     new_worker,
@@ -223,11 +226,25 @@ def test_row_of_a_batch_stays_until_its_batch_goes(
     batches: BatchStore, claims: Claims, database: Database, blobs: Blobs
 ) -> None:
     """Half an output file would look like a whole one."""
-    batch_id = finished_batch(batches, claims, days=29)
-    grow_old(database, jobs, 35)
+    batch_id = finished_batch(batches, claims, days=35)
+    grow_old(database, batch_table, 29, batch_id)
 
     assert clear(database, blobs) == {}
     assert len(batches.results(batch_id)) == 3
+
+
+def test_failed_batch_stays_until_its_last_row_is_cancelled(
+    batches: BatchStore, database: Database, blobs: Blobs
+) -> None:
+    batch_id = new_batch(batches)
+    batches.append(batch_id, [new_line(line, 35) for line in range(3)], num_lines=3, num_bytes=0)
+    assert database.write(lambda connection: intake.fail(connection, batch_id, [], None))
+    grow_old(database, batch_table, 35)
+
+    assert clear(database, blobs) == {}
+    batches.cancel_rows(batch_id)
+
+    assert clear(database, blobs) == {"batches": 1, "batch rows": 3}
 
 
 def test_trace_of_a_batch_goes_at_last(batches: BatchStore, claims: Claims, database: Database, blobs: Blobs) -> None:
@@ -325,6 +342,7 @@ def test_old_uploads_go_with_their_bytes_unless_a_live_batch_reads_them(
 
     assert clear(database, blobs, week) == {"files": 1}
     assert [is_stored(blobs, id) for id in (old, in_use, young)] == [False, True, True]
+    assert [files.get(id, DEFAULT_TENANT) is None for id in (old, in_use, young)] == [True, False, False]
 
     batches.cancel(batch_id)
     assert clear(database, blobs, week) == {"files": 1}
@@ -423,7 +441,5 @@ class Unreachable(Blobs):
         raise ConnectionError(id)
 
 
-def _past(days: float = 0.01) -> Any:  # noqa: ANN401 - a moment
-    from datetime import UTC, datetime, timedelta
-
+def _past(days: float = 0.01) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
