@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from tests.faults import launch
 from tests.freezing import between_writes
 from tests.waiting import wait_until
 
-START_SECONDS = 60.0
-EXIT_SECONDS = 30.0
+START_SECONDS = 90.0
+EXIT_SECONDS = 60.0
 NUM_WORKERS = 3
 
 
@@ -41,6 +42,8 @@ class Node:
     is_frozen: bool = False
     is_wanted: bool = True
     process: "subprocess.Popen[bytes] | None" = field(default=None)
+    _log_start: int = 0  # where the log of this start begins
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # nemesis and supervisor start and end it
 
     @property
     def links(self) -> list[Proxy]:
@@ -55,9 +58,9 @@ class Node:
     def start(self) -> None:
         """Start the process, again in its old place."""
         self.state_dir.mkdir(exist_ok=True)
-        self.is_wanted = True
         faults = [part for name in self.mutants for part in ("--mutant", name)]
-        with self.log.open("ab") as log:
+        with self._lock, self.log.open("ab") as log:
+            self._log_start = log.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.chaos.process", *faults, "--", *self.arguments],
                 cwd=self.state_dir.parent,
@@ -68,6 +71,21 @@ class Node:
                 stdout=log,
                 stderr=log,
             )
+            self.is_wanted = True
+
+    def revive(self) -> int | None:
+        """Start it again if it ended by itself. Returns the status it ended with."""
+        with self._lock:
+            if self.process is None or self.runs or not self.is_wanted:
+                return None
+            status = self.process.returncode
+            self.start()
+            return status
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this start of a worker said that it works."""
+        return self.runs and READY.encode() in self.log.read_bytes()[self._log_start :]
 
     @property
     def runs(self) -> bool:
@@ -81,10 +99,11 @@ class Node:
 
     def kill(self) -> None:
         """kill -9; nobody starts it again until told to."""
-        self.is_wanted = self.is_frozen = False
-        self.signal(signal.SIGKILL)
-        if self.process is not None:
-            self.process.wait()
+        with self._lock:
+            self.is_wanted = self.is_frozen = False
+            self.signal(signal.SIGKILL)
+            if self.process is not None:
+                self.process.wait()
 
     def lose(self) -> None:
         """Kill it, and have another machine take over: nobody there knows how this one ended."""
@@ -105,8 +124,9 @@ class Node:
 
     def drain(self) -> int:
         """SIGTERM, and wait for the end. Returns the exit status."""
-        self.is_wanted = False
-        self.signal(signal.SIGTERM)
+        with self._lock:
+            self.is_wanted = False
+            self.signal(signal.SIGTERM)
         assert self.process is not None
         return self.process.wait(EXIT_SECONDS)
 
@@ -178,21 +198,13 @@ class Cluster:
         return False
 
     def _workers_are_ready(self) -> bool:
-        """Whether each said so, for the first time."""
         for node in self.workers:
             assert node.runs, self.log(node.name)
-        return all(READY in self.log(node.name) for node in self.workers)
+        return all(node.is_ready for node in self.workers)
 
     def supervise(self) -> list[str]:
         """Start again what ended by itself, as a container's restart policy does. Returns those that a bug ended."""
-        failed = []
-        for node in self.nodes:
-            if node.is_wanted and not node.runs:
-                assert node.process is not None
-                if node.process.returncode == os.EX_SOFTWARE:
-                    failed.append(node.name)
-                node.start()
-        return failed
+        return [node.name for node in self.nodes if node.revive() == os.EX_SOFTWARE]
 
     def heal(self) -> None:
         """End every fault: all servers and processes run, and every way is open."""

@@ -119,6 +119,11 @@ class Journal:
         with self._lock:
             return [batch.id for batch in self.batches.values() if batch.final is None]
 
+    def num_unfinished(self) -> int:
+        """Jobs whose end was not seen, those in batches included."""
+        counts = self.by_state()
+        return len(self.unfinished_batches()) + sum(counts.get(state, 0) for state in ("queued", "in_progress"))
+
     def num_accepted(self) -> int:
         """Jobs and lines of batches."""
         with self._lock:

@@ -23,7 +23,7 @@ class Nemesis:
     """A seed says what it does; what comes of it, the machine."""
 
     def __init__(
-        self, cluster: Cluster, journal: Journal, timeline: Timeline, seed: int, *, lease_seconds: float
+        self, cluster: Cluster, journal: Journal, timeline: Timeline, seed: str, *, lease_seconds: float
     ) -> None:
         self.cluster, self.journal, self.timeline = cluster, journal, timeline
         self.random = random.Random(seed)
@@ -91,9 +91,9 @@ class Nemesis:
                 node.thaw()
 
     def drain_worker(self) -> None:
-        """SIGTERM, the end, and a new start."""
+        """SIGTERM, the end, and a new start. One that is only starting has no say in how it ends."""
         node = self.worker()
-        if not node.runs:
+        if not node.is_ready:
             return
         with self.noted("worker SIGTERM"):
             status = node.drain()

@@ -12,13 +12,12 @@ Script = Callable[[Nemesis], None]
 
 @dataclass(frozen=True)
 class Profile:
-    """How a run goes: load for as long as the script of faults takes, and `seconds` at most; what is not done by then
-    has `settle_seconds`."""
+    """How a run goes: load for as long as the script of faults takes, and `seconds` at most."""
 
     rule: str
     script: Script
+    beside: Script | None = None  # at the same time
     seconds: float = 90.0
-    settle_seconds: float = 30.0
     database: str = "postgresql"
     mix: Mix = field(default_factory=Mix)
     lease_seconds: float = 2.0
@@ -31,24 +30,29 @@ class Profile:
 
 
 def mixed(nemesis: Nemesis) -> None:
-    """Everything, one thing after the other, some twice at once."""
+    """Every process and every server, one after the other."""
+    faults: dict[Script, float] = {
+        Nemesis.kill_worker: 2,
+        Nemesis.lose_node: 1,
+        Nemesis.freeze_worker: 2,
+        Nemesis.drain_worker: 1,
+        Nemesis.kill_api: 1,
+        Nemesis.flush_redis: 1,
+        Nemesis.restart_redis: 1,
+        Nemesis.drop_connections: 1,
+        Nemesis.restart_postgresql: 1,
+    }
     while True:
-        nemesis.wait(nemesis.random.uniform(0.3, 1.5))
-        faults: dict[Script, float] = {
-            Nemesis.kill_worker: 2,
-            Nemesis.lose_node: 1,
-            Nemesis.freeze_worker: 2,
-            Nemesis.drain_worker: 1,
-            Nemesis.kill_api: 1,
-            Nemesis.flush_redis: 1,
-            Nemesis.restart_redis: 1,
-            Nemesis.drop_connections: 1,
-            Nemesis.restart_postgresql: 1,
-            Nemesis.network: 5,
-            Nemesis.partition_worker: 1,
-        }
+        nemesis.wait(nemesis.random.uniform(0.3, 2))
         (fault,) = nemesis.random.choices(list(faults), list(faults.values()))
         fault(nemesis)
+
+
+def network(nemesis: Nemesis) -> None:
+    """Every way between two processes, meanwhile."""
+    while True:
+        nemesis.wait(nemesis.random.uniform(0.5, 3))
+        nemesis.random.choice([nemesis.network, nemesis.network, nemesis.partition_worker])()
 
 
 def fence(nemesis: Nemesis) -> None:
@@ -133,7 +137,7 @@ _QUIET = Mix(many=0.6, cancel=0, cancel_batch=0)
 _LONG = replace(_QUIET, single=4, batch=0.2, tokens=(20, 60), pause_seconds=0.15)
 
 PROFILES: dict[str, Profile] = {
-    "mixed": Profile("every promise at once", mixed, seconds=40, settle_seconds=90),
+    "mixed": Profile("every promise at once", mixed, beside=network, seconds=40),
     "fence": Profile(
         "a write counts only by the owner of the attempt",
         fence,
@@ -147,18 +151,25 @@ PROFILES: dict[str, Profile] = {
         claim,
         mix=replace(_QUIET, pause_seconds=0.03, tokens=(10, 30)),
         rows=24,
+        lease_seconds=15,
         has_reruns=False,
         has_crashes=False,
     ),
     "blame": Profile("a lost lease is no crash", blame, mix=_LONG, has_crashes=False),
     "cancel": Profile(
-        "an accepted cancel never completes", cancel, mix=Mix(cancel=5), has_reruns=False, has_crashes=False
+        "an accepted cancel never completes",
+        cancel,
+        mix=Mix(cancel=5),
+        lease_seconds=15,
+        has_reruns=False,
+        has_crashes=False,
     ),
     "hints": Profile(
         "losing Redis loses time alone",
         hints,
         mix=replace(_QUIET, pause_seconds=0.03),
         step_seconds=0.08,
+        lease_seconds=15,
         has_reruns=False,
         has_crashes=False,
     ),

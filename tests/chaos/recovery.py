@@ -36,7 +36,7 @@ def measure(lease_seconds: float, *, is_restarted: bool) -> float:
         body = {"model": "noop", "prompt": "recovery", "max_tokens": TOKENS}
         jobs = {"jobs": [{"endpoint": "/v1/completions", "body": body} for _ in range(NUM_JOBS)]}
         ids = [job["id"] for job in client.send("POST", "/v1/jobs", json=jobs).json()["data"]]
-        _wait_until(client, ids, lambda job: job["status"] == "in_progress")
+        _wait_until(client, ids, lambda job: bool(job["status"] == "in_progress"))
         owners = {job["id"]: job["worker_id"] for job in _read(client, ids)}
         node = cluster.workers[0]
         killed_at = time.monotonic()
@@ -60,7 +60,7 @@ def _recovered_at(client: Client, ids: list[str], owners: dict[str, str]) -> flo
 
 
 def _is_elsewhere(job: dict[str, Any], owners: dict[str, str]) -> bool:
-    return job["status"] == "in_progress" and job["worker_id"] != owners[job["id"]]
+    return bool(job["status"] == "in_progress" and job["worker_id"] != owners[job["id"]])
 
 
 def _wait_until(client: Client, ids: list[str], condition: Callable[[dict[str, Any]], bool]) -> None:

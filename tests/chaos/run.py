@@ -13,11 +13,12 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.journal import Journal
 from tests.chaos.load import Load
 from tests.chaos.nemesis import Nemesis, Over
-from tests.chaos.profiles import PROFILES, Profile
+from tests.chaos.profiles import PROFILES, Profile, Script
 from tests.chaos.timeline import Timeline
 from tests.chaos.watcher import Watcher
 
 LOOK_SECONDS = 0.1
+SETTLE_SECONDS = 20.0  # without a job's end: then what is left never ends
 
 
 @dataclass
@@ -81,15 +82,18 @@ def run(name: str, seed: int, *, seconds: float | None = None, mutants: Sequence
 
 def _run(cluster: Cluster, name: str, profile: Profile, seed: int) -> Verdict:
     journal, timeline = Journal(), Timeline()
-    nemesis = Nemesis(cluster, journal, timeline, seed, lease_seconds=profile.lease_seconds)
+    nemeses = [
+        Nemesis(cluster, journal, timeline, f"{seed}-{number}", lease_seconds=profile.lease_seconds)
+        for number in range(2)
+    ]
     watcher = Watcher(cluster.url, journal, timeline, has_crashes=profile.has_crashes)
     load = Load(cluster.url, journal, profile.mix, seed)
     watcher.start()
     load.start()
-    _disturb(cluster, nemesis, profile)
+    _disturb(cluster, nemeses, profile)
     load.stop()
     healed = timeline.now()
-    _settle(cluster, watcher, journal, profile.settle_seconds)
+    _settle(cluster, watcher, journal)
     settled = timeline.now() - healed if watcher.has_seen_all else None
     watcher.stop()
     client = Client(cluster.url, journal, patience_seconds=20, stop=threading.Event())
@@ -98,34 +102,58 @@ def _run(cluster: Cluster, name: str, profile: Profile, seed: int) -> Verdict:
     return Verdict(name, seed, profile, journal, timeline, settled)
 
 
-def _disturb(cluster: Cluster, nemesis: Nemesis, profile: Profile) -> None:
-    """Run the script, for the profile's time at most, then end every fault. An error of the script's is raised here."""
-    failures: list[BaseException] = []
+def _disturb(cluster: Cluster, nemeses: Sequence[Nemesis], profile: Profile) -> None:
+    """Run the scripts, for the profile's time at most, then end every fault. An error of a script's is raised here."""
+    scripts = [profile.script, *([] if profile.beside is None else [profile.beside])]
+    threads = [Doing(script, nemesis) for script, nemesis in zip(scripts, nemeses, strict=False)]
+    for thread in threads:
+        thread.start()
+    journal, ends = nemeses[0].journal, time.monotonic() + profile.seconds
+    while time.monotonic() < ends and (threads[0].is_alive() or journal.num_accepted() <= MIN_ACCEPTED):
+        _supervise(cluster, journal)
+    for thread in threads:
+        thread.end()
+    cluster.heal()
+    for thread in threads:
+        if thread.failure is not None:
+            raise thread.failure
 
-    def work() -> None:
+
+class Doing(threading.Thread):
+    """A nemesis at its script."""
+
+    def __init__(self, script: Script, nemesis: Nemesis) -> None:
+        super().__init__(name="nemesis", daemon=True)
+        self._script, self._nemesis = script, nemesis
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Until the script or the time is over."""
         try:
-            profile.script(nemesis)
+            self._script(self._nemesis)
         except Over:
             pass
         except BaseException as error:
-            failures.append(error)
+            self.failure = error
 
-    thread = threading.Thread(target=work, name="nemesis", daemon=True)
-    thread.start()
-    ends = time.monotonic() + profile.seconds
-    while time.monotonic() < ends and (thread.is_alive() or nemesis.journal.num_accepted() <= MIN_ACCEPTED):
-        _supervise(cluster, nemesis.journal)
-    nemesis.end()
-    thread.join()
-    cluster.heal()
-    if failures:
-        raise failures[0]
+    def end(self) -> None:
+        """Stop at the next wait, and mend what is broken."""
+        self._nemesis.end()
+        self.join()
 
 
-def _settle(cluster: Cluster, watcher: Watcher, journal: Journal, seconds: float) -> None:
-    """Wait until every accepted job was seen to have ended; that they did not, the checker says."""
-    ends = time.monotonic() + seconds
-    while not watcher.has_seen_all and time.monotonic() < ends:
+def _settle(cluster: Cluster, watcher: Watcher, journal: Journal) -> None:
+    """Wait until every accepted job was seen to have ended, or none has for long; that they did not, the checker says.
+
+    Never for so many seconds in all: how long the rest takes is the machine's matter.
+    """
+    left, ends = 0, 0.0
+    while not watcher.has_seen_all:
+        now_left = journal.num_unfinished()
+        if now_left != left:
+            left, ends = now_left, time.monotonic() + SETTLE_SECONDS
+        elif time.monotonic() > ends:
+            return
         _supervise(cluster, journal)
 
 
