@@ -1,5 +1,7 @@
 """What is in the engine together while suspects wait, and in which order. The worker's threads, without processes."""
 
+import time
+from collections import Counter, deque
 from uuid import UUID
 
 import pytest
@@ -14,26 +16,26 @@ from worker.engine.types import Output
 from worker.noop_engine import NoopEngine
 
 ROWS = 16
+STEPS, STEP_SECONDS = 8, 0.01
 NAMES = [level.name for level in Level]
 
 
 class WatchedEngine(NoopEngine):
-    """Takes two steps for a row, so that rows meet, and notes who is in each step."""
+    """Takes its time for a row, longer than a claim takes, so that rows may meet; and notes who is in each step."""
 
     def __init__(self) -> None:
         super().__init__(rows=ROWS)
         self.steps: list[set[str]] = []
-        self._half_done: set[str] = set()
+        self._num_steps: Counter[str] = Counter()
 
     def step(self) -> list[Output]:
+        time.sleep(STEP_SECONDS)
         self.steps.append({str(request.prompt) for request in self._waiting})
-        half_done = [request for request in self._waiting if request.id in self._half_done]
-        fresh = [request for request in self._waiting if request.id not in self._half_done]
-        self._half_done = {request.id for request in fresh}
-        self._waiting.clear()
-        self._waiting.extend(half_done)
+        self._num_steps.update(request.id for request in self._waiting)
+        later = [request for request in self._waiting if self._num_steps[request.id] < STEPS]
+        self._waiting = deque(request for request in self._waiting if self._num_steps[request.id] >= STEPS)
         outputs = super().step()
-        self._waiting.extend(fresh)
+        self._waiting.extend(later)
         return outputs
 
 
@@ -56,7 +58,7 @@ def test_suspects_meet_nobody_but_few_of_their_own(database: Database) -> None:
     engine = WatchedEngine()
     bench = Workbench(database, engine)
     ids = suspects(bench, 20, Level.FEW) + suspects(bench, 3, Level.ALONE)
-    ids += bench.submit(*({"prompt": f"NONE {number}"} for number in range(400)))
+    ids += bench.submit(*({"prompt": f"NONE {number}"} for number in range(280)))
 
     with bench:
         assert {bench.result(job_id).status for job_id in ids} == {Status.COMPLETED}

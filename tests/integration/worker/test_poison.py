@@ -69,7 +69,7 @@ def all_final(station: Station, ids: list[UUID]) -> Callable[[], bool]:
 
 
 def verdict(job: JobRecord) -> tuple[Status, str | None]:
-    return job.status, job.error and job.error.code
+    return job.status, None if job.error is None else job.error.code
 
 
 def test_a_poison_row_fails_after_four_crashes_and_its_neighbours_complete(sqlite_station: Station) -> None:
