@@ -1,48 +1,19 @@
 """Redis dies and comes back, with a worker on it."""
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from redis import Redis
-from redis.exceptions import RedisError
 
-from cli.embedded import find_redis_server
 from models.errors import BrokerUnavailable
 from models.ids import uuid7
 from models.records import NewJob
 from models.status import Status
-from tests.conftest import free_port
+from tests.integration.faults.servers import PrivateRedis
 from tests.integration.worker.conftest import Station
 from tests.waiting import wait_until
 from worker.hints import relay
-
-
-class PrivateRedis:
-    """A Redis of this test's own, on one port throughout."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port, self.folder = free_port(), folder
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.start()
-
-    def start(self) -> None:
-        """Start it empty."""
-        command = [find_redis_server(), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL)
-        wait_until(self._answers, 10)
-
-    def _answers(self) -> bool:
-        with suppress(RedisError), Redis.from_url(self.url) as client:
-            return bool(client.ping())
-        return False
-
-    def kill(self) -> None:
-        """As the machine would."""
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture
