@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, cast
 
+from celery import signals
 from celery.concurrency.base import BasePool, apply_target
 from celery.worker import state as celery_state
 
@@ -28,6 +29,7 @@ from worker.rows import inline_delivery, listed_delivery
 
 log = logging.getLogger(__name__)
 
+SAME_SIGNAL_SECONDS = 1.0
 EXIT_CONFIGURATION = 78  # sysexits' EX_CONFIG: starting again unchanged does not help
 
 
@@ -40,9 +42,12 @@ class DecodePool(BasePool):
     hub: Any = None
     mill: Mill | None = None
     stopping = False
+    _told_at: float | None = None  # when the first signal to stop came
+    _told_again = False
 
     def on_start(self) -> None:
         """Load the model and start the threads. A worker that cannot work says why in one sentence and exits."""
+        signals.worker_shutting_down.connect(self._note_signal)
         try:
             mill = Mill(
                 cast(BatchmillApp, self.app),
@@ -112,7 +117,7 @@ class DecodePool(BasePool):
         """Warm shutdown, after SIGTERM: finish what can be finished in the grace time, give the rest back."""
         if self.mill is not None and not self.stopping:
             self.stopping = True  # the hub's loop is over: callbacks run directly from here on
-            self.mill.drain(hurry=lambda: celery_state.should_terminate is not None)
+            self.mill.drain(hurry=self._is_hurried)
             self._others.shutdown(wait=False, cancel_futures=True)
 
     def on_terminate(self) -> None:
@@ -120,6 +125,17 @@ class DecodePool(BasePool):
         if self.mill is not None and not self.stopping:
             self.stopping = True
             self.mill.drain(hurry=lambda: True)
+
+    def _note_signal(self, **_: object) -> None:
+        """To Celery a second SIGTERM says what the first one did. Of two at once one is a supervisor's that tells every
+        process of a group, beside the one of the process that started us."""
+        if self._told_at is None:
+            self._told_at = time.monotonic()
+        elif time.monotonic() - self._told_at > SAME_SIGNAL_SECONDS:
+            self._told_again = True
+
+    def _is_hurried(self) -> bool:
+        return self._told_again or celery_state.should_terminate is not None
 
     def _report(self, event: Callable[[Delivery], None], deliveries: Sequence[Delivery]) -> None:
         """Run deliveries' callbacks where Celery expects them: on the hub's thread."""

@@ -54,7 +54,8 @@ class Bench(Workbench):
 
 @pytest.fixture
 def bench(database: Database, database_url: str) -> Iterator[Bench]:
-    with Bench(database, database_url, EndlessEngine(rows=4)) as bench:
+    bench = Bench(database, database_url, EndlessEngine(rows=4))
+    with bench:
         yield bench
     bench.apart.dispose()
 

@@ -25,6 +25,7 @@ from worker.hints import HintRepair
 from worker.keeper import Keeper
 from worker.lease import Lease
 from worker.loading import DecodeEngine
+from worker.part import Part
 from worker.staging import Staging
 from worker.streamer import Streamer, feed_client
 from worker.writer import Writer
@@ -86,7 +87,7 @@ class Workbench:
             repair=HintRepair(self.store, Redis.from_url(redis_url), model="noop"),
             on_crash=self._crash,
         )
-        self._parts = (self.writer, self.streamer, self.decoder, self.feeder, self.keeper)
+        self._parts: tuple[Part, ...] = (self.writer, self.streamer, self.decoder, self.feeder, self.keeper)
 
     def __enter__(self) -> "Workbench":
         self.lease.begin()

@@ -9,6 +9,7 @@ import httpx
 
 from models.records import JobRecord
 from models.status import BatchStatus
+from tests.chaos.slow_engine import HANG_FILE, STEP_SECONDS
 from tests.conftest import free_port
 from tests.faults.launch import start
 from tests.integration.worker.batches import Desk, line
@@ -70,9 +71,14 @@ class Stage(Station):
         wait_until(answers, START_SECONDS)
         return process, client
 
-    def submit_lines(self, number: int) -> UUID:
+    def start_slow(self, step_seconds: float, **settings: str) -> "subprocess.Popen[bytes]":
+        """Start a worker each of whose tokens takes so long."""
+        slow = {STEP_SECONDS: str(step_seconds), HANG_FILE: str(self.folder / "hang")}
+        return self.start_faulty(module="tests.chaos.process", **slow, **settings)
+
+    def submit_lines(self, number: int, *, max_tokens: int = 200) -> UUID:
         """A batch of so many lines; its id."""
-        return self.desk.submit(line(n, max_tokens=200) for n in range(number))
+        return self.desk.submit(line(n, max_tokens=max_tokens) for n in range(number))
 
     def all_once(self, batch_id: UUID, number: int) -> list[JobRecord]:
         """The batch is complete: each line is one row in its place, and each row has the one answer to its prompt."""
