@@ -28,6 +28,8 @@ class BatchStatus(StrEnum):
     EXPIRED = "expired"
 
 
+UNHEALTHY = "unhealthy"  # state of a worker whose device crashes whatever it runs; it claims nothing more
+
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 UNFINISHED = frozenset(Status) - FINAL
 FINAL_BATCH = frozenset({BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.CANCELLED, BatchStatus.EXPIRED})

@@ -21,6 +21,7 @@ from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
 from models.logs import READY
 from models.records import WorkerRecord
+from models.status import UNHEALTHY
 from models.store import Store
 from worker.backlog import Backlog
 from worker.brake import Brake
@@ -178,7 +179,7 @@ class Mill:
             )
         except UnhealthyError:
             self._claims.heartbeat(  # shown until this lease ends
-                self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state="unhealthy"
+                self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state=UNHEALTHY
             )
             self._slot.leave()
             raise

@@ -11,6 +11,7 @@ from api.rendering.bodies import seconds
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from models.records import WorkerRecord
+from models.status import UNHEALTHY
 
 router = APIRouter()
 
@@ -47,7 +48,7 @@ def _entry(id: str, root: str, workers: Sequence[WorkerRecord]) -> dict[str, Any
         "created": min(filter(None, (seconds(worker.started_at) for worker in workers)), default=0),
         "owned_by": "batchmill",
         "root": root,
-        "state": "loaded",
+        "state": UNHEALTHY if all(worker.state == UNHEALTHY for worker in workers) else "loaded",
         "max_model_len": min(worker.max_model_len for worker in workers),
         "dtype": _all_of(worker.dtype for worker in workers),
         "device": _all_of(worker.device for worker in workers),

@@ -38,7 +38,7 @@ class Model(BaseModel):
     created: UnixSeconds
     owned_by: str
     root: Annotated[str, Field(description="The model itself, where the id is an alias.")]
-    state: Literal["loaded"]
+    state: Annotated[Literal["loaded", "unhealthy"], Field(description="Unhealthy: its devices crash.")]
     max_model_len: Annotated[int, Field(description="Tokens of a prompt and its answer.")]
     dtype: str
     device: str

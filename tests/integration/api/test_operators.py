@@ -58,6 +58,13 @@ def test_model_tells_what_all_its_workers_can_do(client: TestClient, worker: Wor
     assert model["created"] > 0
 
 
+def test_model_that_only_unhealthy_workers_have_says_so(client: TestClient, worker: Worker) -> None:
+    worker.claims.heartbeat(worker.id, lease_seconds=60, state="unhealthy")
+    assert [model["state"] for model in client.get("/v1/models").json()["data"]] == ["unhealthy"]
+    worker.claims.register(WorkerRecord(uuid7(), "host/1", "host", 2, "demo"), lease_seconds=60)
+    assert [model["state"] for model in client.get("/v1/models").json()["data"]] == ["loaded"]
+
+
 def test_alias_of_a_live_model_is_listed_with_its_root(aliased: TestClient, worker: Worker) -> None:
     models = {model["id"]: model for model in aliased.get("/v1/models").json()["data"]}
 
