@@ -30,10 +30,10 @@ def save_chart(path: Path, samples: Sequence[Sample], parts: Sequence[Tenth], ti
     above.set_ylabel("jobs/s", color=_INK)
     for name in running[0].memory:
         below.plot(minutes, [sample.memory[name] / MIB for sample in running], color=_COLORS[name], label=name)
-    below.set_ylim(bottom=0)
+    below.set_ylim(0, 1.25 * max(below.get_ylim()))  # room for the legend
     below.set_ylabel("resident MiB", color=_INK)
     below.set_xlabel("minutes", color=_INK)
-    below.legend(frameon=False, fontsize=8, ncols=4, loc="upper center")
+    below.legend(frameon=False, fontsize=8, ncols=4, loc="upper right")
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8, labelcolor=_INK)
