@@ -14,10 +14,10 @@ PYTHON = $(shell for python in python3.12 python3.11 python3 python3.13 python3.
 TOGETHER := -n 4 --dist worksteal # the tests wait more than they compute; each of the four has servers of its own
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test unit integration acceptance format bench clean
+.PHONY: help install demo check test unit integration acceptance chaos chaos-long format bench soak clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## build .venv with the pinned versions; does nothing while they are unchanged
 
@@ -49,6 +49,13 @@ integration: install ## tests with real Redis, PostgreSQL and SQLite
 
 acceptance: install ## tests with real processes and signals; also the older official clients, from the registry
 	$(BIN)/pytest tests/acceptance
+
+chaos: install ## break everything around the service: two seeds, and a run about each safety rule
+	$(BIN)/pytest -n 2 --dist worksteal tests/chaos/test_chaos.py
+
+chaos-long: install ## more seeds and longer, and each safety rule broken on purpose: an hour
+	$(BIN)/pytest -n 2 --dist worksteal tests/chaos
+	$(BIN)/python -m tests.chaos.recovery
 
 format: install ## write the format and the safe fixes
 	$(BIN)/ruff format .

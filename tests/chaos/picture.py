@@ -1,5 +1,6 @@
 """A run as a picture: jobs by state over time, and beneath it what was broken when."""
 
+import re
 from pathlib import Path
 
 from tests.chaos.run import Verdict
@@ -13,6 +14,8 @@ STATES = {  # bottom to top
     "in_progress": "#3f7cac",
     "queued": "#f2c14e",
 }
+LABELS = {"in_progress": "in progress", "failed": "failed, bad when they came"}
+COLORS = ("#c8553d", "#8d6a9f", "#3b3b3b")  # of faults of processes, of servers, of the network
 
 
 def draw(verdict: Verdict, path: Path) -> None:
@@ -23,7 +26,7 @@ def draw(verdict: Verdict, path: Path) -> None:
     from matplotlib import pyplot
 
     samples, marks = verdict.timeline.samples, sorted(verdict.timeline.marks, key=lambda mark: mark.began)
-    rows = list(dict.fromkeys(_kind(mark) for mark in marks))
+    rows = sorted({_kind(mark) for mark in marks}, key=_place)
     heights = [3.2, max(0.26 * len(rows), 0.8)]
     figure, (top, bottom) = pyplot.subplots(
         2, 1, sharex=True, figsize=(11, sum(heights) + 1.2), height_ratios=heights, layout="constrained"
@@ -34,7 +37,7 @@ def draw(verdict: Verdict, path: Path) -> None:
         times,
         [[counts.get(state, 0) for _, counts in samples] for state in shown],
         colors=[STATES[state] for state in shown],
-        labels=[state.replace("_", " ") for state in shown],
+        labels=[LABELS.get(state, state) for state in shown],
         linewidth=0,
     )
     top.set_ylabel("accepted jobs, by state")
@@ -46,9 +49,10 @@ def draw(verdict: Verdict, path: Path) -> None:
         loc="left",
     )
     for mark in marks:
-        row = rows.index(_kind(mark))
-        bottom.barh(row, max(mark.ended - mark.began, 0.15), left=mark.began, height=0.6, color="#c8553d")
-        top.axvline(mark.began, color="#c8553d", linewidth=0.6, alpha=0.35)
+        kind, seconds = _kind(mark), max(mark.ended - mark.began, 0.2)
+        color = COLORS[_place(kind)[0]]
+        bottom.barh(rows.index(kind), seconds, left=mark.began, height=0.6, color=color)
+        top.axvspan(mark.began, mark.began + seconds, color=color, alpha=0.08, linewidth=0)
     bottom.set_yticks(range(len(rows)), rows, fontsize=8)
     bottom.invert_yaxis()
     bottom.set_ylim(len(rows) - 0.4, -0.6)
@@ -62,4 +66,15 @@ def draw(verdict: Verdict, path: Path) -> None:
 
 
 def _kind(mark: Mark) -> str:
-    return mark.what.replace("_", " ")
+    """What it was, whichever worker it befell."""
+    return (
+        re.sub(r"worker\d", "worker", mark.what.replace("_", " "))
+        .replace("-db", " to database:")
+        .replace("-redis", " to Redis:")
+    )
+
+
+def _place(kind: str) -> tuple[int, str]:
+    """Processes first, then servers, then the network; within them by name."""
+    is_network, is_server = " to " in kind or kind.startswith("client-api"), kind.startswith(("Redis", "PostgreSQL"))
+    return (2 if is_network else int(is_server)), kind
