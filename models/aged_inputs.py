@@ -14,8 +14,8 @@ from models.tables import payloads
 TEXTS = ("prompt", "messages", "input", "instructions", "suffix")
 
 
-def erase(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Take the prompts out of the bodies of these jobs, which are final."""
+def erase(connection: Connection, ids: Sequence[UUID]) -> int:
+    """Take the prompts out of the bodies of these jobs, which are final. Returns how many still had them."""
     query = select(payloads.c.job_id, payloads.c.body).where(is_one_of(connection, payloads.c.job_id, ids))
     rows = connection.execute(query.where(payloads.c.input_expired.is_(None)).with_for_update()).all()
     if rows:
@@ -23,6 +23,7 @@ def erase(connection: Connection, ids: Sequence[UUID]) -> None:
         values = [{"id": row.job_id, "text": dump_json(without_input(load_json(row.body)))} for row in rows]
         with overwriting(connection):
             connection.execute(change.values(body=bindparam("text"), input_expired=True), values)
+    return len(rows)
 
 
 def without_input(body: Any) -> dict[str, Any]:  # noqa: ANN401 - a refused line may be anything

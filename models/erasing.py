@@ -31,19 +31,19 @@ def overwriting(connection: Connection) -> Iterator[None]:
         connection.exec_driver_sql("PRAGMA secure_delete = OFF")
 
 
-def erase_wide_rows(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Delete request, result and metadata of jobs; where each stood stays."""
+def erase_wide_rows(connection: Connection, ids: Sequence[UUID]) -> int:
+    """Delete request, result and metadata of jobs; where each stood stays. Returns how many jobs still had them."""
     with overwriting(connection):
-        for table in WIDE:
-            connection.execute(delete(table).where(is_one_of(connection, table.c.job_id, ids)))
+        gone = [connection.execute(delete(table).where(is_one_of(connection, table.c.job_id, ids))) for table in WIDE]
+    return gone[0].rowcount
 
 
-def erase_jobs(connection: Connection, ids: Sequence[UUID]) -> None:
-    """Delete all that tells of jobs. Their rows must be the transaction's own, or gone already."""
+def erase_jobs(connection: Connection, ids: Sequence[UUID]) -> int:
+    """Delete all that tells of jobs. Their rows must be the transaction's own, or gone already. Returns how many."""
     with overwriting(connection):
         for table in (*WIDE, idempotency):
             connection.execute(delete(table).where(is_one_of(connection, table.c.job_id, ids)))
-        connection.execute(delete(jobs).where(is_one_of(connection, jobs.c.id, ids)))
+        return connection.execute(delete(jobs).where(is_one_of(connection, jobs.c.id, ids))).rowcount
 
 
 def erase_rows_of_batch(connection: Connection, batch_id: UUID, limit: int, *, skip_locked: bool = False) -> int:

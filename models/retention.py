@@ -35,7 +35,7 @@ ROWS = {"postgresql": 1000, "sqlite": 200}  # a transaction; on SQLite nobody el
 BODIES = 100  # requests in memory at a time, of up to a megabyte each
 FILES, KEYS = 100, 5000
 
-Erase = Callable[[Connection, Sequence[UUID]], None]
+Erase = Callable[[Connection, Sequence[UUID]], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +182,7 @@ class Retention:
         def work(connection: Connection) -> int:
             rows = select(jobs.c.id).where(is_one_of(connection, jobs.c.id, ids)).order_by(jobs.c.id)
             held = connection.scalars(rows.with_for_update(skip_locked=True)).all()
-            if held:
-                erase(connection, held)
-            return len(held)
+            return erase(connection, held) if held else 0
 
         return self._database.write(work)
 
