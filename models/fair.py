@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Row
@@ -24,6 +25,8 @@ CLASS_STEP = 3  # priorities from one class to the next
 RAISED_SHARE = 8  # of the places in a list, one in so many is for rows that age raised into it
 MAX_GIVEN_BACK = 4096  # rows of dead workers announced in one go
 WINDOW = 16  # messages a list may hold where nobody knows how fast they are taken
+
+_SEQ = attrgetter("seq")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,10 @@ def _soonest(turn: Turn) -> int:
 
 def _take_evenly(connection: Connection, turns: list[Turn], limit: int) -> list[Row[Any]]:
     """Take from each an equal share, and what some do not need from the others; in the order of one row each."""
+    if limit <= 0:
+        return []
+    if len(turns) == 1:  # as nearly always; the bookkeeping below costs as much as the statement
+        return sorted(hints.mark(connection, turns, limit), key=_SEQ)
     rows: list[Row[Any]] = []
     while turns and (left := limit - len(rows)) > 0:
         share = max(left // len(turns), 1)
@@ -139,7 +146,7 @@ def _in_turn(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
     """The first row of each owner, the second of each, and so on."""
     num_before: Counter[str] = Counter()
     placed: list[tuple[int, int, Row[Any]]] = []
-    for row in sorted(rows, key=lambda row: row.seq):
+    for row in sorted(rows, key=_SEQ):
         placed.append((num_before[row.tenant], row.seq, row))
         num_before[row.tenant] += 1
     return [row for _, _, row in sorted(placed, key=lambda entry: entry[:2])]
