@@ -74,9 +74,11 @@ def test_job_submitted_without_redis_runs(
 
 
 def test_submitting_never_waits_for_a_redis_that_stands_still(
-    private_redis: PrivateRedis, settings: Settings, database: Database
+    private_redis: PrivateRedis, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """F39: Redis goes on only after every answer is there, so that none can have waited for it."""
+    """F39: Redis goes on only after every answer is there, so that none can have waited for it, and whoever does wait
+    for it waits longer than this test may last."""
+    monkeypatch.setattr("api.broker.TIMEOUT_SECONDS", 300.0)
     with service(settings, database) as client:
         with private_redis.stopped():
             answers = [client.post("/v1/completions", json=JOB) for _ in range(20)]
