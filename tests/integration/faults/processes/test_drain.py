@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from uuid import UUID
 
+import pytest
+
 from models.records import JobRecord
 from models.status import Status
 from tests.integration.faults.processes.stage import PATIENCE_SECONDS, Stage
@@ -79,6 +81,7 @@ def assert_all_given_back(stage: Stage, batch_id: UUID) -> None:
     assert {(row.status, row.suspicion) for row in rows_of(stage, batch_id)} == {(Status.QUEUED, 0)}
 
 
+@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.slow), "sqlite"], indirect=True)
 def test_rolling_restart_fails_nothing_and_repeats_nothing_that_ran(stage: Stage) -> None:
     """Each of three workers is replaced in turn while they work. What they had not begun is claimed once more."""
     workers = [stage.start_slow(0.02, BATCHMILL_ROWS="8") for _ in range(3)]
