@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ class Job:
     status: str = "queued"
     final: str | None = None  # the body as it was first read in a final state
     cancel_accepted: bool = False
+    worker: str | None = None  # that had it when it was last read
 
     @property
     def answer(self) -> str:
@@ -90,7 +91,7 @@ class Journal:
         """A job was read: where it stands; a final one with its result, once and for all."""
         with self._lock:
             job = self.jobs[body["id"]]
-            job.status = body["status"]
+            job.status, job.worker = body["status"], body["worker_id"]
             if job.status in FINAL and job.final is None:
                 job.final = canonical(body)
 
@@ -118,6 +119,11 @@ class Journal:
         """Ids of batches whose end was not seen."""
         with self._lock:
             return [batch.id for batch in self.batches.values() if batch.final is None]
+
+    def rows_by_worker(self) -> Counter[str]:
+        """How many jobs each worker was last seen with, batches left out."""
+        with self._lock:
+            return Counter(job.worker for job in self.jobs.values() if job.worker is not None)
 
     def num_unfinished(self) -> int:
         """Jobs whose end was not seen, those in batches included."""

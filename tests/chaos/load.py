@@ -31,6 +31,7 @@ class Mix:
     lines: tuple[int, int] = (5, 40)
     pause_seconds: float = 0.08
     num_clients: int = NUM_CLIENTS
+    max_waiting: int = 200  # jobs; while there are more, the clients submit none: a fast machine must not drown a run
 
 
 class Load:
@@ -64,10 +65,12 @@ class Caller:
         self._random, self._name = random.Random(name), name
         self._number = 0
         self._sent: list[tuple[str, dict[str, Any]]] = []  # keys and bodies, to be sent once more
-        self._actions: dict[Callable[[], None], float] = {
+        self._submissions: dict[Callable[[], None], float] = {
             self._submit: mix.single,
             self._submit_many: mix.many,
             self._submit_batch: mix.batch,
+        }
+        self._others: dict[Callable[[], None], float] = {
             self._submit_again: mix.again,
             self._cancel: mix.cancel,
             self._cancel_batch: mix.cancel_batch,
@@ -78,13 +81,18 @@ class Caller:
         """Call until told to stop."""
         try:
             while not self._stop.wait(self._random.uniform(0, 2 * self._mix.pause_seconds)):
-                (action,) = self._random.choices(list(self._actions), list(self._actions.values()))
                 try:
-                    action()
+                    self._choose()()
                 except NoAnswer:
                     self._journal.count("requests given up")
         finally:
             self._client.close()
+
+    def _choose(self) -> Callable[[], None]:
+        is_full = self._journal.num_unfinished() > self._mix.max_waiting
+        actions = self._others if is_full else self._submissions | self._others
+        (action,) = self._random.choices(list(actions), list(actions.values()))
+        return action
 
     def _body(self) -> dict[str, Any]:
         self._number += 1

@@ -13,6 +13,7 @@ from tests.waiting import wait_until
 
 RESTART_SECONDS = 1.0  # a supervisor's
 FLOW_SECONDS = 60.0
+BUSY_ROWS = 4
 
 
 class Over(Exception):
@@ -42,8 +43,9 @@ class Nemesis:
         wait_until(lambda: self.over.is_set() or condition(), FLOW_SECONDS)
 
     def wait_for_flow(self) -> None:
-        """Until something is being decoded."""
-        self.wait_for(lambda: self.journal.by_state().get("in_progress", 0) > 0)
+        """Until every worker has something to lose."""
+        num_workers = len(self.cluster.workers)
+        self.wait_for(lambda: sum(rows >= BUSY_ROWS for rows in self.journal.rows_by_worker().values()) >= num_workers)
 
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
