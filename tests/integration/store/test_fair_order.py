@@ -29,7 +29,7 @@ def take(store: Store, rooms: Sequence[Room] | None = None, *, room: int = 4) ->
     return store.take_for_lists(MODEL, rooms, ageing_seconds=AGEING_SECONDS)
 
 
-def ids(hints: Sequence[Hint]) -> list[object]:
+def ids(hints: Sequence[Hint | NewJob]) -> list[object]:
     return [hint.id for hint in hints]
 
 
