@@ -71,6 +71,7 @@ class Station:
         """Stop a worker, so that the others can go on."""
         with between_writes(self.database_url):
             worker.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, worker.pid, os.WSTOPPED)  # until all its threads stand still
 
     def log(self) -> str:
         """What the workers wrote."""
