@@ -88,7 +88,10 @@ def _of_postgresql(error: DBAPIError) -> BatchmillError | None:
 
 
 def _is_lost(error: DBAPIError) -> bool:
-    return error.connection_invalidated or type(error.orig).__name__ in ("OperationalError", "ConnectionTimeout")
+    kinds = {
+        kind.__name__ for kind in type(error.orig).__mro__
+    }  # the driver's own is not imported where it is not used
+    return error.connection_invalidated or "OperationalError" in kinds
 
 
 def _lacks_a_table(message: str) -> bool:

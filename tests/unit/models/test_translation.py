@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from models import errors
+from models.patience import NoAnswer
 from models.translation import of_os_error, translated
 
 
@@ -51,6 +52,12 @@ def test_postgresql_states(state: str, expected: type[Exception]) -> None:
         raise wrapped(postgresql_error(state))
 
     assert isinstance(caught.value.__cause__, DBAPIError)
+
+
+@pytest.mark.parametrize("kind", [psycopg.OperationalError, psycopg.errors.ConnectionTimeout, NoAnswer])
+def test_connection_that_fails_before_it_is_there_is_unavailable(kind: type[psycopg.Error]) -> None:
+    with pytest.raises(errors.DatabaseUnavailable), translated():
+        raise wrapped(kind("the server does not answer"))
 
 
 @pytest.mark.parametrize(
