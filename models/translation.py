@@ -88,9 +88,8 @@ def _of_postgresql(error: DBAPIError) -> BatchmillError | None:
 
 
 def _is_lost(error: DBAPIError) -> bool:
-    kinds = {
-        kind.__name__ for kind in type(error.orig).__mro__
-    }  # the driver's own is not imported where it is not used
+    """By name: the driver is not imported where it is not used. What is a kind of that error counts too."""
+    kinds = {kind.__name__ for kind in type(error.orig).__mro__}
     return error.connection_invalidated or "OperationalError" in kinds
 
 
