@@ -52,7 +52,7 @@ def draw(verdict: Verdict, path: Path) -> None:
         kind, seconds = _kind(mark), max(mark.ended - mark.began, 0.2)
         color = COLORS[_place(kind)[0]]
         bottom.barh(rows.index(kind), seconds, left=mark.began, height=0.6, color=color)
-        top.axvspan(mark.began, mark.began + seconds, color=color, alpha=0.08, linewidth=0)
+        top.axvspan(mark.began, mark.began + seconds, color=color, alpha=0.1, linewidth=0, zorder=0)
     bottom.set_yticks(range(len(rows)), rows, fontsize=8)
     bottom.invert_yaxis()
     bottom.set_ylim(len(rows) - 0.4, -0.6)

@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.client import Client
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import NUM_WORKERS, Cluster
 from tests.chaos.journal import Journal
 
 DEFAULT_LEASE_SECONDS, SHORT_LEASE_SECONDS = 15.0, 5.0
 LIMIT_SECONDS = {DEFAULT_LEASE_SECONDS: 20.0, SHORT_LEASE_SECONDS: 8.0}
-NUM_JOBS = 48
-TOKENS = 4000  # nothing ends by itself while we measure
+NUM_JOBS = 90
+TOKENS = 150  # three seconds
 STEP_SECONDS = 0.02
 LOOK_SECONDS = 0.05
 GIVE_UP_SECONDS = 60.0
 
 
 def measure(lease_seconds: float, *, is_restarted: bool) -> float:
-    """Seconds from the kill to the moment when the last row of the killed worker is in progress again."""
+    """Seconds from the kill until the last row of the killed worker is in progress again."""
     settings = {"BATCHMILL_LEASE_SECONDS": str(lease_seconds), "BATCHMILL_ROWS": "16"}
     with (
         tempfile.TemporaryDirectory(prefix="batchmill-recovery-", ignore_cleanup_errors=True) as folder,
@@ -36,38 +36,34 @@ def measure(lease_seconds: float, *, is_restarted: bool) -> float:
         body = {"model": "noop", "prompt": "recovery", "max_tokens": TOKENS}
         jobs = {"jobs": [{"endpoint": "/v1/completions", "body": body} for _ in range(NUM_JOBS)]}
         ids = [job["id"] for job in client.send("POST", "/v1/jobs", json=jobs).json()["data"]]
-        _wait_until(client, ids, lambda job: bool(job["status"] == "in_progress"))
-        owners = {job["id"]: job["worker_id"] for job in _read(client, ids)}
+        _wait_until(client, ids, lambda jobs: len({job["worker_id"] for job in jobs} - {None}) == NUM_WORKERS)
         node = cluster.workers[0]
         killed_at = time.monotonic()
         node.kill()
         if is_restarted:
             node.start()
-        return _recovered_at(client, ids, owners) - killed_at
+        return _begun_again_at(client, ids) - killed_at
 
 
-def _recovered_at(client: Client, ids: list[str], owners: dict[str, str]) -> float:
-    """When every row of the owner that is no more is in progress under another one; whose that is shows by then."""
+def _begun_again_at(client: Client, ids: list[str]) -> float:
+    """When the last of the rows that are begun a second time was; which those are is known when all have ended."""
+    begun: dict[str, float] = {}
+
+    def look(jobs: list[dict[str, Any]]) -> bool:
+        for job in jobs:
+            if job["attempts"] > 1:
+                begun.setdefault(job["id"], time.monotonic())
+        return all(job["status"] == "completed" for job in jobs)
+
+    _wait_until(client, ids, look)
+    return max(begun.values())
+
+
+def _wait_until(client: Client, ids: list[str], condition: Callable[[list[dict[str, Any]]], bool]) -> None:
     ends = time.monotonic() + GIVE_UP_SECONDS
-    while time.monotonic() < ends:
-        jobs = _read(client, ids)
-        moved = {owners[job["id"]] for job in jobs if job["worker_id"] != owners[job["id"]]}
-        left = [job for job in jobs if owners[job["id"]] in moved and not _is_elsewhere(job, owners)]
-        if moved and not left:
-            return time.monotonic()
-        time.sleep(LOOK_SECONDS)
-    raise TimeoutError("the rows of the killed worker were not begun again")
-
-
-def _is_elsewhere(job: dict[str, Any], owners: dict[str, str]) -> bool:
-    return bool(job["status"] == "in_progress" and job["worker_id"] != owners[job["id"]])
-
-
-def _wait_until(client: Client, ids: list[str], condition: Callable[[dict[str, Any]], bool]) -> None:
-    ends = time.monotonic() + GIVE_UP_SECONDS
-    while not all(condition(job) for job in _read(client, ids)):
+    while not condition(_read(client, ids)):
         if time.monotonic() > ends:
-            raise TimeoutError("the jobs were not begun")
+            raise TimeoutError("the jobs were not begun, or never ended")
         time.sleep(LOOK_SECONDS)
 
 
