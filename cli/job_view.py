@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-ALONE = 2  # crashes after which a job runs alone
+NEXT = "it now runs in smaller company, and fails at the second crash alone"
 
 
 def standing(job: Mapping[str, Any]) -> str:
@@ -55,7 +55,7 @@ def crashes(job: Mapping[str, Any]) -> str | None:
     text += ", what it repeats included" if job.get("retry_of") else ""
     if job["finished_at"] is not None:
         return text
-    return f"{text}; it now runs {'alone, and fails at the second crash' if number >= ALONE else 'with few others'}"
+    return f"{text}; {NEXT}"
 
 
 def moment(seconds: int | None) -> str | None:

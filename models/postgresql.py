@@ -23,15 +23,16 @@ _INSERT_JOBS = text("""
         SELECT * FROM json_to_recordset(CAST(:jobs AS json)) AS new (
             id uuid, seq bigint, tenant text, batch_id uuid, line integer, custom_id text, endpoint text, model text,
             priority smallint, deadline timestamptz, error_code text, error_message text,
-            max_attempts smallint, suspicion smallint, body text)
+            max_attempts smallint, suspicion smallint, level smallint, body text)
     ),
     stored AS (
         INSERT INTO jobs (id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
                           error_code, error_message, max_attempts, status, finished_at, created_at,
-                          suspicion, attempt, solo_crashes, cancel_requested)
+                          suspicion, level, attempt, solo_crashes, cancel_requested)
         SELECT id, seq, tenant, batch_id, line, custom_id, endpoint, model, priority, deadline,
                error_code, error_message, max_attempts, CASE WHEN error_code IS NULL THEN 'queued' ELSE 'failed' END,
-               CASE WHEN error_code IS NOT NULL THEN now() END, now(), suspicion, 0, 0, false
+               CASE WHEN error_code IS NOT NULL THEN now() END, now(), suspicion, level,
+               0, 0, false
         FROM new
         ON CONFLICT DO NOTHING
         RETURNING id, seq, batch_id, status
@@ -52,7 +53,7 @@ _CLAIM = text("""
         FROM me CROSS JOIN unnest(CAST(:ids AS uuid[])) AS hint (id)
         CROSS JOIN LATERAL (SELECT * FROM jobs WHERE jobs.id = hint.id FOR UPDATE SKIP LOCKED) AS job
         WHERE job.status || '' = 'queued' AND (job.deadline IS NULL OR job.deadline > now())
-              AND least(job.suspicion, :alone) = :level
+              AND job.level = :level
     ),
     taken AS (
         UPDATE jobs SET status = 'in_progress', owner = :worker, attempt = attempt + 1, started_at = now()
@@ -123,7 +124,7 @@ def keep_keys(
 def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID], level: Level) -> Sequence[Row[Any]]:
     """Make queued rows of this level of suspicion among `ids` the worker's own, if its lease lasts. Rows locked by
     another are left to it."""
-    parameters = {"worker": worker_id, "ids": sorted(ids), "level": int(level), "alone": int(Level.ALONE)}
+    parameters = {"worker": worker_id, "ids": sorted(ids), "level": int(level)}
     return connection.execute(_CLAIM, parameters).all()
 
 

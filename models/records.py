@@ -38,6 +38,7 @@ class NewJob:
     error: JobError | None = None
     max_attempts: int | None = None  # None: the worker's setting
     suspicion: int = 0  # of one that repeats a suspect
+    level: int = 0  # the same: models.suspects.Level
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class JobRecord:
     finished_at: datetime | None
     owner: UUID | None = None
     max_attempts: int | None = None
+    level: int = 0  # models.suspects.Level
     solo_crashes: int = 0
     replayed_as: UUID | None = None
     payload: str = "{}"
@@ -123,6 +125,7 @@ def queued_record(job: NewJob, created_at: datetime) -> JobRecord:
         model=job.model,
         priority=job.priority,
         suspicion=job.suspicion,
+        level=job.level,
         status=Status.QUEUED,
         attempt=0,
         cancel_requested=False,

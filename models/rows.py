@@ -61,6 +61,7 @@ def job_values(job: NewJob) -> dict[str, Any]:
         "deadline": job.deadline,
         "max_attempts": job.max_attempts,
         "suspicion": job.suspicion,
+        "level": job.level,
         **error_values(job.error),
     }
 
@@ -144,6 +145,7 @@ def job_record(row: Row[Any], completions: Iterable[CompletionRecord]) -> JobRec
         finished_at=row.finished_at,
         owner=row.owner,
         max_attempts=row.max_attempts,
+        level=row.level,
         solo_crashes=row.solo_crashes,
         replayed_as=row.replayed_as,
         payload="{}" if row.body is None else row.body,

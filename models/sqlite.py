@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, Row, Select, Uuid, exists, func, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, Uuid, exists, or_, select, text, update
 from sqlalchemy.dialects.sqlite import insert
 
 from models import job_metadata
@@ -78,7 +78,7 @@ def claim(connection: Connection, worker_id: UUID, ids: Sequence[UUID], level: L
     taken = connection.scalars(
         update(jobs)
         .where(is_one_of(connection, jobs.c.id, ids), jobs.c.status.concat("") == Status.QUEUED)
-        .where(func.min(jobs.c.suspicion, int(Level.ALONE)) == int(level))
+        .where(jobs.c.level == int(level))
         .where(or_(jobs.c.deadline.is_(None), jobs.c.deadline > now()), exists(lease))
         .values(status=Status.IN_PROGRESS, owner=worker_id, attempt=jobs.c.attempt + 1, started_at=now())
         .returning(jobs.c.id)

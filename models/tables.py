@@ -148,6 +148,7 @@ jobs = Table(
     Column("attempt", Integer, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("suspicion", SmallInteger, nullable=False),
+    Column("level", SmallInteger, nullable=False, server_default="0"),  # models.suspects.Level
     Column("solo_crashes", SmallInteger, nullable=False),
     Column("cancel_requested", Boolean, nullable=False),
     Column("tenant", Text, nullable=False),

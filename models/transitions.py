@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, and_, case, func, literal, or_
 from models.columns import constant, now
 from models.rows import DEADLINE_EXCEEDED, Moved
 from models.status import Status, starts_of
-from models.suspects import Level
+from models.suspects import Level, next_level
 from models.tables import jobs
 
 MAX_SOLO_CRASHES = 2  # confirmed crashes of workers that ran the row alone: it is the row that kills them
@@ -83,14 +83,18 @@ def take_from_crashed(connection: Connection, owner: UUID, *, max_attempts: int)
     """
     held = select(func.count()).select_from(jobs).where(jobs.c.owner == owner, _IS_RUNNING)
     num_held = connection.execute(held).scalar_one()
-    ran_alone = and_(literal(num_held) == 1, jobs.c.suspicion >= Level.ALONE.value)
+    ran_alone = and_(literal(num_held) == 1, jobs.c.level == Level.ALONE.value)
     num_solo = case((ran_alone, 1), else_=0)
     too_often = and_(ran_alone, jobs.c.solo_crashes + 1 >= MAX_SOLO_CRASHES)
     return _give_back(
         connection,
         jobs.c.owner == owner,
         fatal=[(too_often, WORKER_CRASHED), _exhausted(max_attempts)],
-        blame={"suspicion": jobs.c.suspicion + 1, "solo_crashes": jobs.c.solo_crashes + num_solo},
+        blame={
+            "suspicion": jobs.c.suspicion + 1,
+            "level": next_level(num_held),
+            "solo_crashes": jobs.c.solo_crashes + num_solo,
+        },
     )
 
 

@@ -63,6 +63,7 @@ async def retry_job(request: Request, services: Services, job: JobRecord) -> Sub
 def job_again(job: JobRecord) -> NewJob:
     """A final job as a new one, which names it. It is as suspect as the first: a request that crashed workers shall
     not meet others before it has run alone. One that completed did no harm."""
+    is_suspect = job.status is not Status.COMPLETED
     if job.is_expired:
         raise ResultExpired
     if job.input_expired:
@@ -77,7 +78,8 @@ def job_again(job: JobRecord) -> NewJob:
         priority=job.priority,
         deadline=_deadline_again(job, datetime.now(UTC)),
         max_attempts=job.max_attempts,
-        suspicion=0 if job.status is Status.COMPLETED else job.suspicion,
+        suspicion=job.suspicion if is_suspect else 0,
+        level=job.level if is_suspect else 0,
     )
 
 

@@ -40,7 +40,7 @@ class JobRow(BaseModel):
     max_attempts: int | None
     suspicion: Annotated[
         int,
-        Field(description="Workers that crashed over it, or over what it repeats: at 1 it runs with few, then alone."),
+        Field(description="Workers that crashed over it, or over what it repeats: then it runs with fewer others."),
     ]
     solo_crashes: Annotated[int, Field(description="How many of these crashes came while it ran alone; two end it.")]
     batch_id: str | None

@@ -60,7 +60,7 @@ def test_dead_letter_tells_how_it_ended_and_not_what_was_asked(
 ) -> None:
     id = dead(client, worker, prompt="a secret", metadata={"team": "a second one"})
     with database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET suspicion = 4, solo_crashes = 2")
+        connection.exec_driver_sql("UPDATE jobs SET suspicion = 4, level = 3, solo_crashes = 2")
 
     answer = client.get("/v1/dead_letters")
 
@@ -149,7 +149,7 @@ def test_what_crashed_workers_starts_as_suspect_as_it_ended(
 ) -> None:
     id = dead(client, worker)
     with database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET suspicion = 3, solo_crashes = 2")
+        connection.exec_driver_sql("UPDATE jobs SET suspicion = 3, level = 3, solo_crashes = 2")
 
     again = client.post("/v1/" + route.format(id)).json()
 
@@ -160,7 +160,7 @@ def test_what_completed_is_no_suspect_the_next_time(client: TestClient, worker: 
     id = str(client.post("/v1/completions", json=BACKGROUND).json()["id"])
     worker.complete(worker.claim(parse_job_id(id)))
     with database.transaction() as connection:
-        connection.exec_driver_sql("UPDATE jobs SET suspicion = 1")
+        connection.exec_driver_sql("UPDATE jobs SET suspicion = 1, level = 2")
 
     assert client.post(f"/v1/jobs/{id}/retry").json()["suspicion"] == 0
 

@@ -178,7 +178,9 @@ def test_odd_list_is_refused(client: TestClient, params: dict[str, str], code: s
     assert error_of(client.get("/v1/files", params=params))[:2] == (400, code)
 
 
-@pytest.mark.parametrize("id", [UNKNOWN, "file-x", UNKNOWN.replace("file-", "batch_"), "x" * 10_000, "%00", "..%2f..%2fetc"])
+@pytest.mark.parametrize(
+    "id", [UNKNOWN, "file-x", UNKNOWN.replace("file-", "batch_"), "x" * 10_000, "%00", "..%2f..%2fetc"]
+)
 @pytest.mark.parametrize("call", ["GET /v1/files/{}", "GET /v1/files/{}/content", "DELETE /v1/files/{}"])
 def test_unknown_file_is_not_found(client: TestClient, call: str, id: str) -> None:
     method, _, path = call.partition(" ")

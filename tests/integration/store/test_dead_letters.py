@@ -58,7 +58,9 @@ class Failing:
 
 
 def again(job: JobRecord) -> NewJob:
-    return NewJob(uuid7(), job.model, job.endpoint, job.body, tenant=job.tenant, suspicion=job.suspicion)
+    return NewJob(
+        uuid7(), job.model, job.endpoint, job.body, tenant=job.tenant, suspicion=job.suspicion, level=job.level
+    )
 
 
 def ids_of(
@@ -184,7 +186,7 @@ def test_replay_of_what_crashed_workers_meets_no_other_job(
 ) -> None:
     job_id = fail.job()
     with database.transaction() as connection:
-        connection.execute(text("UPDATE jobs SET suspicion = 4, solo_crashes = 2"))
+        connection.execute(text("UPDATE jobs SET suspicion = 4, level = 3, solo_crashes = 2"))
     replay = letters.replay(job_id, "default", again).id
     innocent = new_job()
     store.submit([innocent])

@@ -69,5 +69,5 @@ def test_what_is_not_on_this_host_is_not_watched(tmp_path: Path, monkeypatch: py
     local = load_settings(state_dir=tmp_path)
     remote = load_settings(state_dir=tmp_path, database_url="postgresql://h/d", blob_url="s3://bucket/files")
 
-    assert watch_of(local) == [tmp_path, tmp_path / "files"]
-    assert watch_of(remote) == []
+    watched: list[object] = [watch_of(local), watch_of(remote)]
+    assert watched == [[tmp_path, tmp_path / "files"], []]

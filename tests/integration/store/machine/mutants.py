@@ -68,8 +68,8 @@ def claim_of_late_ones() -> None:
 
 def claim_of_every_level() -> None:
     """Suspects run among the innocent."""
-    rewrite(postgresql, "_CLAIM", ("least(job.suspicion, :alone) = :level", ":alone >= :level"))
-    edit(sqlite, "claim", "func.min(jobs.c.suspicion, int(Level.ALONE)) == int(level)", "exists(lease)")
+    rewrite(postgresql, "_CLAIM", ("job.level = :level", ":level >= 0"))
+    edit(sqlite, "claim", "jobs.c.level == int(level)", "exists(lease)")
 
 
 def heartbeat_after_the_end() -> None:

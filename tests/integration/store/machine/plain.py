@@ -96,6 +96,7 @@ class Plain:
                 row = self.rows[id]
                 ran_alone = len(held) == 1 and row.level is Level.ALONE
                 row.suspicion += 1
+                row.level = Level.ALONE if row.level else Level.FEW  # none held more than 64
                 row.solo_crashes += ran_alone
                 is_fatal = ran_alone and row.solo_crashes >= MAX_SOLO_CRASHES
                 exhausted = "attempts_exhausted" if row.attempt >= MAX_ATTEMPTS else None

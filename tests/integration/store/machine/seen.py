@@ -21,6 +21,7 @@ class Row:
     attempt: int = 0
     owner: UUID | None = None
     suspicion: int = 0
+    level: Level = Level.NONE
     solo_crashes: int = 0
     cancel_requested: bool = False
     is_late: bool = False
@@ -31,11 +32,6 @@ class Row:
     def is_waiting(self) -> bool:
         """Whether it may be claimed."""
         return self.status is Status.QUEUED and not self.is_late
-
-    @property
-    def level(self) -> Level:
-        """In which company it may run."""
-        return Level(min(self.suspicion, Level.ALONE))
 
 
 @dataclass
@@ -100,6 +96,7 @@ def _rows(connection: Connection, texts: dict[UUID, list[str]]) -> tuple[dict[UU
             batch=row.batch_id,
             status=Status(row.status),
             **{name: getattr(row, name) for name in ("attempt", "owner", "suspicion", "solo_crashes")},
+            level=Level(row.level),
             cancel_requested=row.cancel_requested,
             is_late=bool(row.is_late),
             error=row.error_code,
