@@ -60,8 +60,6 @@ class Broker:
         self._ending.set()
         self._wake.set()
         self._thread.join(STOP_SECONDS)
-        self._app.close()
-        self._redis.close()
 
     def announce(self) -> None:
         """Have the jobs just committed published soon. Never waits, never raises."""
@@ -87,6 +85,15 @@ class Broker:
             return None
 
     def _run(self) -> None:
+        """Publish until told to end. The connections are closed here and not in stop(), which a silent Redis may keep
+        from waiting long enough: a socket must not be closed while it is read from."""
+        try:
+            self._publish()
+        finally:
+            self._app.close()
+            self._redis.close()
+
+    def _publish(self) -> None:
         """Sleep until something is announced, publish what there is room for, rest."""
         warning = self.eviction_warning()
         if warning is not None:
