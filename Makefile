@@ -11,7 +11,7 @@ PYTHON = $(shell for python in python3.12 python3.11 python3 python3.13 python3.
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& echo "$$python" && break; done)
 
-TOGETHER := -n 4 --dist worksteal # the tests wait more than they compute; each of the four has servers of its own
+TOGETHER := -n 3 --dist worksteal # the tests wait about as much as they compute; each of the three has servers of its own
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo check test unit integration acceptance chaos chaos-long format bench soak clean

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 90.0) -> None:
     """Look until it holds; fail with the time it was given."""
     ends = time.monotonic() + seconds
     while not condition():

@@ -85,7 +85,7 @@ def test_rows_end_by_the_workers_own_clock_while_a_heartbeat_is_not_answered(ben
 
     wait_until(lambda: bench.lease.worker_id != first.id)
     wait_until(lambda: bench.store.statuses([job_id]) == {job_id: Status.QUEUED})
-    assert bench.live().id == bench.lease.worker_id
+    wait_until(lambda: [worker.id for worker in bench.store.workers()] == [bench.lease.worker_id])
     assert_runs(bench, job_id)
 
 

@@ -225,12 +225,12 @@ def test_reader_that_stood_still_past_its_lease_appends_no_more(desk: Desk) -> N
     owner = desk.read(batch_id).intake_owner
     assert owner is not None
     desk.station.start_worker()
-    wait_until(lambda: desk.read(batch_id).intake_owner not in (None, owner) or desk.read(batch_id).input_read, 30)
+    wait_until(lambda: desk.read(batch_id).intake_owner not in (None, owner) or desk.read(batch_id).input_read)
 
     slow.send_signal(signal.SIGCONT)
 
     all_lines_once(desk, batch_id)
-    wait_until(lambda: "Another worker reads" in desk.station.log() or "takes no more lines" in desk.station.log(), 30)
+    wait_until(lambda: "Another worker reads" in desk.station.log() or "takes no more lines" in desk.station.log())
 
 
 def test_batch_cancelled_while_it_is_read_takes_no_more_lines(desk: Desk) -> None:

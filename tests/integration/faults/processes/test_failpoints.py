@@ -122,7 +122,8 @@ def test_accepted_job_whose_answer_was_lost_is_found_by_its_key(stage: Stage, po
     service, client = stage.start_service(f"{point}={action}")
     body, key = {"model": "noop", "prompt": "hello", "background": True}, {"idempotency-key": "a key"}
     try:
-        answer = client.post("/v1/completions", json=body, headers=key)
+        with httpx.Client(base_url=client.base_url, timeout=30) as fresh:  # a kept connection may be closed by now
+            answer = fresh.post("/v1/completions", json=body, headers=key)
     except httpx.TransportError:
         assert action == "kill9"
         service.wait(PATIENCE_SECONDS)
