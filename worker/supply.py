@@ -16,7 +16,8 @@ from worker.part import Part
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.2  # between looks at the lists
+LOOK_SECONDS = 0.2  # between looks at the lists; twice as long after each that found nothing to do, up to this:
+REST_SECONDS = 1.0  # a look costs some milliseconds, which are the decoder's; what is submitted is announced by the api
 RETRY_SECONDS = 1.5  # after one that failed
 MIN_WINDOW, MAX_WINDOW = 4, 128  # messages a list
 
@@ -50,8 +51,10 @@ class Supply(Part):
         while not self._stopping.wait(pause):
             began = time.monotonic()
             try:
-                self.top_up()
-                pause = max(LOOK_SECONDS - (time.monotonic() - began), 0.0)
+                if self.top_up():
+                    pause = max(LOOK_SECONDS - (time.monotonic() - began), 0.0)
+                else:
+                    pause = min(max(2 * pause, LOOK_SECONDS), REST_SECONDS)
             except BatchmillError as error:
                 log.warning("%s", error, extra={"action": "supply_failed"})
                 pause = RETRY_SECONDS
