@@ -1,7 +1,8 @@
 """What a slot remembers of its crashes, and whether its device is to blame for them rather than a row.
 
 A row that kills its worker is found by running it alone (models/suspects.py). A device that does it kills with any row:
-then the rows must not be blamed, and the worker stops before it takes more of them.
+then the rows must not be blamed, and the worker stops before it takes more of them. A process that was killed without a
+row in hand, or after it had finished some, says nothing of its device.
 """
 
 import json
@@ -10,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
@@ -31,6 +33,15 @@ class Crash:
     jobs: Sequence[str]
 
 
+class Stage(StrEnum):
+    """How far the slot's process has come."""
+
+    LEFT = "left"
+    STARTED = "started"
+    TRYING = "trying"  # the device, on a prompt of our own
+    WORKED = "worked"  # a row that it completed is written
+
+
 class CrashLog:
     """A small file beside the slot's lock, written by whoever holds that. It tells a process that left from one that
     died, even long after the lease of the dead one was given up."""
@@ -41,37 +52,41 @@ class CrashLog:
     def begin(self, held: Collection[UUID]) -> bool:
         """Note that a process runs here from now on. True: the last one did not leave, it crashed, and `held` are the
         jobs that it held."""
-        was_running, crashes = self._read()
-        if was_running:
+        stage, crashes = self._read()
+        if stage == Stage.TRYING or (stage == Stage.STARTED and held):
             crashes = [*crashes, Crash(self._clock(), [id.hex for id in held])]
-        self._write(is_running=True, crashes=crashes)
-        return was_running
+        self._write(Stage.STARTED, crashes)
+        return stage != Stage.LEFT
+
+    def reach(self, stage: Stage) -> None:
+        """Note how far this process has come."""
+        self._write(stage, self.recent())
 
     def end(self) -> None:
         """Note that the process leaves."""
-        self._write(is_running=False, crashes=self._read()[1])
+        self.reach(Stage.LEFT)
 
     def recent(self) -> list[Crash]:
-        """The crashes of the last ten minutes."""
+        """The crashes of the last ten minutes that may be the device's fault."""
         return self._read()[1]
 
-    def _read(self) -> tuple[bool, list[Crash]]:
+    def _read(self) -> tuple[Stage, list[Crash]]:
         try:
             stored = json.loads(self._path.read_text())
+            stage, crashes = Stage(stored["stage"]), [Crash(**crash) for crash in stored["crashes"]]
         except FileNotFoundError:
-            return False, []
-        except (OSError, ValueError) as error:  # a power cut may leave it empty
+            return Stage.LEFT, []
+        except (OSError, ValueError, KeyError, TypeError) as error:  # torn by a power cut, or another version's
             log.warning("crashes not read: %s", error, extra={"action": "crashes_not_read"})
-            return False, []
+            return Stage.LEFT, []
         now = self._clock()
-        crashes = [Crash(**crash) for crash in stored["crashes"]]
-        return stored["is_running"], [crash for crash in crashes if abs(now - crash.at) <= WINDOW_SECONDS]
+        return stage, [crash for crash in crashes if abs(now - crash.at) <= WINDOW_SECONDS]
 
-    def _write(self, *, is_running: bool, crashes: Sequence[Crash]) -> None:
+    def _write(self, stage: Stage, crashes: Sequence[Crash]) -> None:
         """Whole or not at all. Where the disk is full the worker goes on without."""
         draft = self._path.with_suffix(".new")
         try:
-            draft.write_text(json.dumps({"is_running": is_running, "crashes": [asdict(crash) for crash in crashes]}))
+            draft.write_text(json.dumps({"stage": stage, "crashes": [asdict(crash) for crash in crashes]}))
             os.replace(draft, self._path)
         except OSError as error:
             log.warning("crashes not noted: %s", error, extra={"action": "crashes_not_noted"})

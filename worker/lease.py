@@ -80,12 +80,11 @@ class Lease:
         """The id that fences every write."""
         return self.record.id
 
-    def begin(self) -> list[uuid.UUID]:
-        """Register, and take back what a crashed predecessor in this slot held; returns the rows."""
+    def begin(self) -> None:
+        """Enter the workers table."""
         asked = self.clock()
         self.claims.register(self.record, lease_seconds=self.lease_seconds)
-        self._renewed = asked
-        return self.claims.confirm_crash(self.record.slot, successor=self.record.id)
+        self._renewed, self._is_given_up = asked, False
 
     def renew(self) -> bool:
         """Heartbeat; False when the lease is gone and its rows belong to others, or was given up."""
@@ -109,9 +108,7 @@ class Lease:
     def begin_again(self) -> None:
         """Become a new incarnation: what the old one still writes is fenced off."""
         self.record = replace(self.record, id=uuid7(), pid=os.getpid())
-        asked = self.clock()
-        self.claims.register(self.record, lease_seconds=self.lease_seconds)
-        self._renewed, self._is_given_up = asked, False
+        self.begin()
 
     def end(self) -> None:
         """Leave the workers table; what the database still counts as this incarnation's is given back."""

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -21,13 +22,14 @@ from models.errors import BatchmillError, ConfigurationError
 from models.ids import uuid7
 from models.logs import READY
 from models.records import WorkerRecord
+from models.settings import Settings
 from models.status import UNHEALTHY
 from models.store import Store
 from worker.backlog import Backlog
 from worker.brake import Brake
 from worker.canary import sing
 from worker.celery_app import BatchmillApp
-from worker.crashes import EXIT_CRASHED, UnhealthyError, check_health
+from worker.crashes import EXIT_CRASHED, Stage, UnhealthyError, check_health
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.feeder import Feeder
@@ -35,7 +37,7 @@ from worker.heartbeat import Heartbeat, Holding, Watchdog
 from worker.hints import HintRepair, redis_client
 from worker.keeper import Keeper
 from worker.lease import Lease, Slot
-from worker.loading import describe_engine, load_engine
+from worker.loading import DecodeEngine, describe_engine, load_engine
 from worker.reader import Reader
 from worker.redis_check import warn_of_eviction
 from worker.staging import Staging
@@ -67,14 +69,25 @@ class Mill:
         self.model = settings.model_name
         self._settings = settings
         database = open_database(settings.database)
-        self._engine = load_engine(settings)
-        self.rows = self._engine.info.rows
         self._claims = Claims(database, max_attempts=settings.max_attempts)
-        self._ledger, self._staging = Ledger(), Staging(self.rows)
         self._slot = Slot.take(settings.state_dir)
-        self._lease = Lease(self._apart(), self._record(), settings.lease_seconds)
+        worker_id = uuid7()
+        self._has_crashed = self._confirm_crash(
+            successor=worker_id
+        )  # at once: a model may take longer to load than a lease lasts
+        self._engine = self._load(settings)
+        self.rows = self._engine.info.rows
+        self._ledger, self._staging = Ledger(), Staging(self.rows)
+        self._lease = Lease(self._apart(), self._record(worker_id), settings.lease_seconds)
         backlog = Backlog(settings.state_dir, settings.max_result_bytes)
-        self._writer = Writer(self._claims, self._ledger, backlog, on_finished=on_finished, on_crash=on_crash)
+        self._writer = Writer(
+            self._claims,
+            self._ledger,
+            backlog,
+            on_finished=on_finished,
+            on_first_completed=partial(self._slot.crashes.reach, Stage.WORKED),
+            on_crash=on_crash,
+        )
         self._brake = Brake(watch_of(settings), is_behind=lambda: self._writer.is_behind)
         self._streamer = Streamer(feed_client(settings.broker), on_crash=on_crash)
         self._decoder = Decoder(
@@ -108,6 +121,22 @@ class Mill:
         self._supply = self._make_supply(app, on_crash)
         self.reader = Reader(app, settings, self._lease, self._brake, on_crash=on_crash)
 
+    def _confirm_crash(self, *, successor: UUID) -> bool:
+        """Take back what the slot's last process held when it crashed, if it did."""
+        taken_back = self._claims.confirm_crash(self._slot.name, successor=successor)
+        if taken_back:
+            log.warning(
+                "%d rows of a crashed predecessor queued again", len(taken_back), extra={"action": "crash_seen"}
+            )
+        return self._slot.crashes.begin(taken_back)
+
+    def _load(self, settings: Settings) -> DecodeEngine:
+        try:
+            return load_engine(settings)
+        except Exception:
+            self._slot.leave()  # no crash
+            raise
+
     def _apart(self) -> Claims:
         """Claims on a connection of their own: a long commit must not delay them."""
         return Claims(Database(self._settings.database, pool_size=1), max_attempts=self._settings.max_attempts)
@@ -137,10 +166,10 @@ class Mill:
             on_crash=on_crash,
         )
 
-    def _record(self) -> WorkerRecord:
+    def _record(self, worker_id: UUID) -> WorkerRecord:
         info = self._engine.info
         return WorkerRecord(
-            id=uuid7(),
+            id=worker_id,
             slot=self._slot.name,
             hostname=socket.gethostname(),
             pid=os.getpid(),
@@ -152,13 +181,9 @@ class Mill:
         )
 
     def start(self) -> None:
-        """Enter the workers table, take back what a crashed predecessor held, start the threads."""
-        taken_back = self._lease.begin()
-        if taken_back:
-            log.warning(
-                "%d rows of a crashed predecessor queued again", len(taken_back), extra={"action": "crash_seen"}
-            )
-        self._check_health(taken_back)
+        """Enter the workers table, see that the device works, start the threads. Raises UnhealthyError."""
+        self._lease.begin()
+        self._check_health()
         # What is loaded by now stays: the collector need not walk it again. A fifth of the CPU of a no-op job.
         gc.collect()
         gc.freeze()
@@ -170,21 +195,21 @@ class Mill:
         warn_of_eviction(redis_client(self._settings.broker))
         log.info("%s%s", READY, describe_engine(self._settings, self._engine.info), extra={"action": "ready"})
 
-    def _check_health(self, taken_back: list[UUID]) -> None:
+    def _check_health(self) -> None:
         """After crashes find out, before a row is claimed, whether the device is to blame. Raises UnhealthyError."""
-        has_crashed = self._slot.crashes.begin(taken_back)
+        crashes = self._slot.crashes
         try:
-            check_health(
-                self._slot.crashes.recent(), max_crashes=self._settings.max_crashes, guilty=self._claims.guilty
-            )
+            check_health(crashes.recent(), max_crashes=self._settings.max_crashes, guilty=self._claims.guilty)
         except UnhealthyError:
             self._claims.heartbeat(  # shown until this lease ends
                 self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state=UNHEALTHY
             )
             self._slot.leave()
             raise
-        if has_crashed:
+        if self._has_crashed:
+            crashes.reach(Stage.TRYING)
             sing(self._engine, hang_seconds=self._settings.hang_seconds)
+            crashes.reach(Stage.STARTED)
 
     def _die(self) -> None:
         """The engine failed, perhaps for one of its rows: that is a crash, which the slot's next process confirms. Rows

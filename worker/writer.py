@@ -8,6 +8,7 @@ from uuid import UUID
 from models.claims import Claims
 from models.errors import BatchmillError
 from models.records import Outcome
+from models.status import Status
 from worker.backlog import Backlog
 from worker.deliveries import Delivery, FinishedRow, Ledger
 from worker.part import Part
@@ -34,10 +35,12 @@ class Writer(Part):
         backlog: Backlog,
         *,
         on_finished: Callable[[Sequence[Delivery]], None],
+        on_first_completed: Callable[[], None],
         on_crash: Callable[[], None],
     ) -> None:
         super().__init__("writer", on_crash=on_crash)
         self._claims, self._ledger, self._backlog, self._on_finished = claims, ledger, backlog, on_finished
+        self._on_first_completed: Callable[[], None] | None = on_first_completed
         self.counts: Counter[str] = Counter()
 
     @property
@@ -83,4 +86,7 @@ class Writer(Part):
             return False
         self.counts["committed"] += len(result.applied) + len(result.already_mine)
         self.counts["fenced"] += len(result.fenced)
+        if self._on_first_completed and any(outcome.status == Status.COMPLETED for outcome in outcomes):
+            self._on_first_completed()
+            self._on_first_completed = None
         return True

@@ -61,7 +61,6 @@ def run(name: str, seed: int, *, seconds: float | None = None, mutants: Sequence
     settings = {
         "BATCHMILL_LEASE_SECONDS": str(profile.lease_seconds),
         "BATCHMILL_GRACE_SECONDS": "2",
-        "BATCHMILL_MAX_CRASHES": "1000",  # the nemesis is no bad device
         "BATCHMILL_ROWS": str(profile.rows),
         **profile.settings,
     }

@@ -37,6 +37,19 @@ class Station:
     ) -> "subprocess.Popen[bytes]":
         """Start a worker and return once it has its lease."""
         before = {worker.pid for worker in self.store.workers()}
+        process = self.launch_worker(model=model, module=module, **environment)
+
+        def has_lease() -> bool:
+            assert process.poll() is None, self.log()[-2000:]
+            return bool({worker.pid for worker in self.store.workers()} - before)
+
+        wait_until(has_lease, START_SECONDS)
+        return process
+
+    def launch_worker(
+        self, *, model: str = "noop", module: str = "cli.main", **environment: str
+    ) -> "subprocess.Popen[bytes]":
+        """Start a worker and do not wait."""
         log = (self.folder / "worker.log").open("ab")
         process = subprocess.Popen(
             [sys.executable, "-m", module, "worker"],
@@ -54,12 +67,6 @@ class Station:
         )
         log.close()
         self.workers.append(process)
-
-        def has_lease() -> bool:
-            assert process.poll() is None, self.log()[-2000:]
-            return bool({worker.pid for worker in self.store.workers()} - before)
-
-        wait_until(has_lease, START_SECONDS)
         return process
 
     def send(self, queue: str = "generate.noop", **options: Any) -> Any:  # noqa: ANN401 (Celery's AsyncResult)

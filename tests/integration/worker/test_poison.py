@@ -12,6 +12,7 @@ import pytest
 
 from cli.children import WorkerProcess, WorkerUnhealthy
 from models.ids import uuid7
+from models.logs import READY
 from models.records import JobRecord, NewJob
 from models.settings import load_settings
 from models.status import FINAL, Status
@@ -22,6 +23,7 @@ from worker.hints import relay
 
 KILLED = -signal.SIGKILL
 DIED = 71  # by its own hand
+POISONED = "tests.integration.worker.poisoned"
 SECONDS = 120.0
 
 
@@ -34,8 +36,7 @@ def submit(station: Station, *prompts: str) -> list[UUID]:
 
 def start(station: Station, **environment: str) -> "subprocess.Popen[bytes]":
     """Start a worker that can be poisoned."""
-    module = "tests.integration.worker.poisoned"
-    return station.start_worker(module=module, CLAIMS=str(claims_file(station)), **environment)
+    return station.start_worker(module=POISONED, CLAIMS=str(claims_file(station)), **environment)
 
 
 def keep_running(station: Station, is_done: Callable[[], object], **environment: str) -> list[int]:
@@ -52,6 +53,10 @@ def keep_running(station: Station, is_done: Callable[[], object], **environment:
         if process.poll() is not None:
             ended.append(process.returncode)
     return ended
+
+
+def slot_file(station: Station) -> Path:
+    return station.folder / "state" / "slots" / "0.json"
 
 
 def claims_file(station: Station) -> Path:
@@ -144,13 +149,43 @@ def test_a_bad_device_stops_its_worker_and_fails_no_job(
     wait_until(all_final(sqlite_station, ids), SECONDS)
 
 
+def test_a_crash_is_confirmed_before_the_model_is_loaded(sqlite_station: Station) -> None:
+    """A large one takes longer than a lease: by then others would have reaped the row, and blamed it for nothing."""
+    ids = submit(sqlite_station, POISON)
+    assert start(sqlite_station).wait(SECONDS) == KILLED
+
+    sqlite_station.launch_worker(module=POISONED, LOAD_SECONDS=str(SECONDS))
+
+    wait_until(lambda: sqlite_station.store.jobs(ids)[0].suspicion, SECONDS)
+    assert sqlite_station.log().count(READY) == 1
+
+
+def test_a_worker_that_had_finished_rows_is_not_called_unhealthy_for_its_crash(sqlite_station: Station) -> None:
+    slot_file(sqlite_station).parent.mkdir(parents=True)
+    slot_file(sqlite_station).write_text(json.dumps({"stage": "left", "crashes": [{"at": time.time(), "jobs": []}]}))
+    innocent = submit(sqlite_station, "innocent")
+    first = start(sqlite_station)
+    wait_until(all_final(sqlite_station, innocent), SECONDS)
+    wait_until(lambda: json.loads(slot_file(sqlite_station).read_text())["stage"] == "worked", SECONDS)
+    poison = submit(sqlite_station, POISON)
+    assert first.wait(SECONDS) == KILLED
+    sqlite_station.store.cancel(poison[0])
+
+    start(sqlite_station, BATCHMILL_MAX_CRASHES="1")
+
+    wait_until(lambda: sqlite_station.log().count(READY) == 2, SECONDS)
+    assert "unhealthy" not in sqlite_station.log()
+
+
 def test_a_supervisor_starts_no_unhealthy_worker_again(sqlite_station: Station) -> None:
-    state = sqlite_station.folder / "state"
-    (state / "slots").mkdir(parents=True)
+    slot_file(sqlite_station).parent.mkdir(parents=True)
     crashes = [{"at": time.time(), "jobs": []} for _ in range(6)]
-    (state / "slots" / "0.json").write_text(json.dumps({"is_running": False, "crashes": crashes}))
+    slot_file(sqlite_station).write_text(json.dumps({"stage": "left", "crashes": crashes}))
     settings = load_settings(
-        database_url=sqlite_station.database_url, redis_url=sqlite_station.redis_url, state_dir=state, model="noop"
+        database_url=sqlite_station.database_url,
+        redis_url=sqlite_station.redis_url,
+        state_dir=sqlite_station.folder / "state",
+        model="noop",
     )
     worker = WorkerProcess(settings, sqlite_station.folder / "worker.log", on_ready=lambda _: None)
     worker.start()

@@ -52,7 +52,14 @@ class Workbench:
         self.lease = Lease(self.claims, record, LEASE_SECONDS)
         self.ledger, self.staging = Ledger(), Staging(engine.info.rows)
         self.backlog = Backlog(Path(tempfile.gettempdir()), max_result_bytes)
-        self.writer = Writer(self.claims, self.ledger, self.backlog, on_finished=_ignore, on_crash=self._crash)
+        self.writer = Writer(
+            self.claims,
+            self.ledger,
+            self.backlog,
+            on_finished=_ignore,
+            on_first_completed=lambda: None,
+            on_crash=self._crash,
+        )
         brake = Brake(DiskWatch(disks, MIN_FREE_DISK), is_behind=lambda: self.writer.is_behind)
         self.streamer = Streamer(feed_client(redis_url), on_crash=self._crash)
         self.decoder = Decoder(

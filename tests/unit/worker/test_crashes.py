@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from worker.crashes import WINDOW_SECONDS, Crash, CrashLog, UnhealthyError, check_health
+from worker.crashes import WINDOW_SECONDS, Crash, CrashLog, Stage, UnhealthyError, check_health
 
 JOBS = [UUID(int=number) for number in range(10)]
 
@@ -41,23 +41,42 @@ def test_a_process_that_left_did_not_crash(path: Path, clock: Clock) -> None:
 def test_a_process_that_did_not_leave_crashed_with_what_it_held(path: Path, clock: Clock) -> None:
     CrashLog(path, clock).begin([])
     assert CrashLog(path, clock).begin(JOBS[:2])
-    assert CrashLog(path, clock).begin([])
+    assert CrashLog(path, clock).begin(JOBS[2:3])
     CrashLog(path, clock).end()
     assert CrashLog(path, clock).recent() == [
         Crash(clock.now, [JOBS[0].hex, JOBS[1].hex]),
-        Crash(clock.now, []),
+        Crash(clock.now, [JOBS[2].hex]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "held", "is_counted"),
+    [
+        pytest.param(Stage.STARTED, JOBS[:1], True, id="row-in-hand"),
+        pytest.param(Stage.STARTED, [], False, id="idle"),
+        pytest.param(Stage.TRYING, [], True, id="prompt-of-our-own"),
+        pytest.param(Stage.WORKED, JOBS[:1], False, id="after-finished-rows"),
+    ],
+)
+def test_what_a_killed_process_says_of_its_device(
+    path: Path, clock: Clock, stage: Stage, held: list[UUID], is_counted: bool
+) -> None:
+    CrashLog(path, clock).begin([])
+    CrashLog(path, clock).reach(stage)
+    assert CrashLog(path, clock).begin(held)
+    assert len(CrashLog(path, clock).recent()) == is_counted
 
 
 @pytest.mark.parametrize("leap", [WINDOW_SECONDS + 1, -WINDOW_SECONDS - 1])
 def test_crashes_are_past_after_a_while_and_when_the_clock_was_set(path: Path, clock: Clock, leap: float) -> None:
     CrashLog(path, clock).begin([])
-    CrashLog(path, clock).begin([])
+    CrashLog(path, clock).begin(JOBS[:1])
+    assert CrashLog(path, clock).recent()
     clock.now += leap
     assert CrashLog(path, clock).recent() == []
 
 
-@pytest.mark.parametrize("content", ["", "{"])
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"stage": "new", "crashes": []}'])
 def test_a_torn_file_is_no_reason_not_to_start(path: Path, clock: Clock, content: str) -> None:
     path.write_text(content)
     assert not CrashLog(path, clock).begin([])
@@ -84,7 +103,7 @@ def test_more_crashes_with_different_rows_than_allowed_are_the_devices_fault() -
         judge([[id] for id in JOBS[:6]])
 
 
-def test_crashes_with_no_row_in_hand_count_too() -> None:
+def test_crashes_on_a_prompt_of_our_own_count_too() -> None:
     with pytest.raises(UnhealthyError):
         judge([[]] * 6)
 
