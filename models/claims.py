@@ -40,8 +40,9 @@ class Claims:
         """Give a new incarnation its lease. After a lost lease only a new id may register."""
         self.database.write(lambda connection: leases.register(connection, worker, lease_seconds))
 
-    def heartbeat(self, worker_id: UUID, *, lease_seconds: float, state: str | None = None) -> bool:
-        """Renew the lease; False: it is lost, stop decoding."""
+    def heartbeat(self, worker_id: UUID, *, lease_seconds: float, state: str | None = None) -> str | None:
+        """Renew the lease, and tell a new state; returns the state, which others may have changed. None: the lease is
+        lost, stop decoding."""
         return self.database.write(lambda connection: leases.renew(connection, worker_id, lease_seconds, state))
 
     def deregister(self, worker_id: UUID) -> None:

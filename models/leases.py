@@ -30,9 +30,9 @@ def register(connection: Connection, worker: WorkerRecord, lease_seconds: float)
     )
 
 
-def renew(connection: Connection, worker_id: UUID, lease_seconds: float, state: str | None) -> bool:
-    """Extend a lease that still lasts; False: it is lost, and the rows with it."""
-    renewed = connection.execute(
+def renew(connection: Connection, worker_id: UUID, lease_seconds: float, state: str | None) -> str | None:
+    """Extend a lease that still lasts; returns the worker's state. None: the lease is lost, and the rows with it."""
+    renewed = (
         update(workers)
         .where(workers.c.id == worker_id, workers.c.lease_until > now())
         .values(
@@ -41,7 +41,14 @@ def renew(connection: Connection, worker_id: UUID, lease_seconds: float, state: 
             state=workers.c.state if state is None else state,
         )
     )
-    return renewed.rowcount == 1
+    shown: str | None = connection.scalar(renewed.returning(workers.c.state))
+    return shown
+
+
+def set_state(connection: Connection, worker_id: UUID, state: str) -> bool:
+    """Set the state of a worker whose lease lasts; False: there is none of this id."""
+    change = update(workers).where(workers.c.id == worker_id, workers.c.lease_until > now()).values(state=state)
+    return connection.execute(change).rowcount == 1
 
 
 def lock(connection: Connection, condition: ColumnElement[bool]) -> list[UUID]:

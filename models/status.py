@@ -28,7 +28,9 @@ class BatchStatus(StrEnum):
     EXPIRED = "expired"
 
 
-UNHEALTHY = "unhealthy"  # state of a worker whose device crashes whatever it runs; it claims nothing more
+# States of a worker, beside "ready". Neither claims anything more.
+UNHEALTHY = "unhealthy"  # its device crashes whatever it runs
+DRAINING = "draining"  # it was told to finish what it holds and to end
 
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 UNFINISHED = frozenset(Status) - FINAL

@@ -11,12 +11,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from models import batches, changing, deleting, fair, hints, listing, reads, submitting, transitions
+from models import batches, changing, deleting, fair, hints, leases, listing, reads, submitting, transitions
 from models.database import Database
-from models.errors import IdempotencyKeyReused
+from models.errors import IdempotencyKeyReused, NotFound
 from models.listing import JobFilter, Page
 from models.records import Hint, JobChange, JobRecord, NewJob, WorkerRecord
-from models.status import Status
+from models.status import DRAINING, Status
 from models.submitting import Submission, Submitted
 from models.tables import jobs
 
@@ -139,6 +139,16 @@ class Store:
         """Count queued jobs by model."""
         with self.database.read() as connection:
             return reads.queue_depth(connection)
+
+    def drain_worker(self, worker_id: UUID) -> WorkerRecord:
+        """Tell a live worker to finish what it holds and to end; its next heartbeat hears it. Raises NotFound."""
+
+        def work(connection: Connection) -> WorkerRecord:
+            if not leases.set_state(connection, worker_id, DRAINING):
+                raise NotFound
+            return next(worker for worker in reads.live_workers(connection) if worker.id == worker_id)
+
+        return self.database.write(work)
 
     def workers(self) -> list[WorkerRecord]:
         """Read the workers whose lease lasts."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from models.errors import BatchmillError
+from models.status import DRAINING
 from worker.decoder import Decoder
 from worker.deliveries import Delivery, Ledger
 from worker.lease import Lease
@@ -50,11 +51,14 @@ def beat_seconds(lease_seconds: float) -> float:
 
 
 class Heartbeat(Part):
-    """Renews the lease. Once it is lost the worker begins anew, as another incarnation."""
+    """Renews the lease. Once it is lost the worker begins anew, as another incarnation. Passes on an order to drain."""
 
-    def __init__(self, lease: Lease, holding: Holding, *, on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self, lease: Lease, holding: Holding, *, on_drain: Callable[[], None], on_crash: Callable[[], None]
+    ) -> None:
         super().__init__("heartbeat", on_crash=on_crash)
-        self._lease, self._holding = lease, holding
+        self._lease, self._holding, self._on_drain = lease, holding, on_drain
+        self._is_draining = False
         self._beaten_at = time.monotonic()
 
     @property
@@ -67,11 +71,19 @@ class Heartbeat(Part):
         self._beaten_at = time.monotonic()
         while not self._stopping.wait(beat_seconds(self._lease.lease_seconds)):
             try:
-                if not self._lease.renew():
-                    self._begin_again()
+                self._beat()
             except BatchmillError as error:
                 log.warning("%s", error, extra={"action": "heartbeat_failed"})
             self._beaten_at = time.monotonic()
+
+    def _beat(self) -> None:
+        state = self._lease.renew()
+        if state is None:
+            self._begin_again()
+        elif state == DRAINING and not self._is_draining:
+            self._is_draining = True
+            log.info("told to drain", extra={"action": "drain"})
+            self._on_drain()
 
     def _begin_again(self) -> None:
         """Waiting for the rows to end matters: an order to drop a row that is carried out after the row was claimed

@@ -86,15 +86,15 @@ class Lease:
         self.claims.register(self.record, lease_seconds=self.lease_seconds)
         self._renewed, self._is_given_up = asked, False
 
-    def renew(self) -> bool:
-        """Heartbeat; False when the lease is gone and its rows belong to others, or was given up."""
+    def renew(self) -> str | None:
+        """Heartbeat; returns this worker's state. None: the lease is gone or given up, its rows belong to others."""
         if self._is_given_up:
-            return False
+            return None
         asked = self.clock()
-        alive = self.claims.heartbeat(self.worker_id, lease_seconds=self.lease_seconds)
-        if alive:
+        state = self.claims.heartbeat(self.worker_id, lease_seconds=self.lease_seconds)
+        if state is not None:
             self._renewed = asked
-        return alive
+        return state
 
     @property
     def has_run_out(self) -> bool:

@@ -23,7 +23,7 @@ from models.ids import uuid7
 from models.logs import READY
 from models.records import WorkerRecord
 from models.settings import Settings
-from models.status import UNHEALTHY
+from models.status import DRAINING, UNHEALTHY
 from models.store import Store
 from worker.backlog import Backlog
 from worker.brake import Brake
@@ -62,6 +62,7 @@ class Mill:
         on_accepted: Report,
         on_finished: Report,
         on_room: Callable[[], None],
+        on_drain: Callable[[], None],
         on_crash: Callable[[], None],
     ) -> None:
         """Load the model and connect. Raises ConfigurationError or EngineError with one clear sentence."""
@@ -113,7 +114,7 @@ class Mill:
             on_crash=on_crash,
         )
         holding = Holding(self._decoder, self._ledger, on_finished)
-        self._heartbeat = Heartbeat(self._lease, holding, on_crash=on_crash)
+        self._heartbeat = Heartbeat(self._lease, holding, on_drain=on_drain, on_crash=on_crash)
         self._watchdog = Watchdog(
             self._heartbeat, self._lease, holding, hang_seconds=settings.hang_seconds, on_crash=on_crash
         )
@@ -201,15 +202,17 @@ class Mill:
         try:
             check_health(crashes.recent(), max_crashes=self._settings.max_crashes, guilty=self._claims.guilty)
         except UnhealthyError:
-            self._claims.heartbeat(  # shown until this lease ends
-                self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state=UNHEALTHY
-            )
+            self._show(UNHEALTHY)
             self._slot.leave()
             raise
         if self._has_crashed:
             crashes.reach(Stage.TRYING)
             sing(self._engine, hang_seconds=self._settings.hang_seconds)
             crashes.reach(Stage.STARTED)
+
+    def _show(self, state: str) -> None:
+        """Have others see this state, until the lease ends."""
+        self._claims.heartbeat(self._lease.worker_id, lease_seconds=self._lease.lease_seconds, state=state)
 
     def _die(self) -> None:
         """The engine failed, perhaps for one of its rows: that is a crash, which the slot's next process confirms. Rows
@@ -222,6 +225,7 @@ class Mill:
         """Stop, in this order: claim nothing more; give back what has not begun; wait for what is being decoded, up
         to the grace time or until `hurry`; write what is finished; give back the rest; leave the workers table."""
         ends = time.monotonic() + self._settings.grace_seconds
+        self._try(partial(self._show, DRAINING))
         self.reader.stop()
         self._supply.stop()
         self.feeder.stop()

@@ -6,6 +6,7 @@ deliveries for the feeder, and reports back when rows are claimed and when their
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -54,6 +55,7 @@ class DecodePool(BasePool):
                 on_accepted=partial(self._report, Delivery.accepted),
                 on_finished=partial(self._report, Delivery.finished),
                 on_room=self._wake,
+                on_drain=self._drain,
                 on_crash=self._crash,
             )
             self.mill = mill
@@ -133,6 +135,11 @@ class DecodePool(BasePool):
             self._told_at = time.monotonic()
         elif time.monotonic() - self._told_at > SAME_SIGNAL_SECONDS:
             self._told_again = True
+
+    def _drain(self) -> None:
+        """Stop as a supervisor would have it, once: a worker that drains already shows so itself."""
+        if self._told_at is None and not self.stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _is_hurried(self) -> bool:
         return self._told_again or celery_state.should_terminate is not None

@@ -180,6 +180,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("delete", "/v1/admin/keys/{key_id}"): Operation(ADMIN, Deleted, errors=(403, 404)),
     ("get", "/v1/admin/workers"): Operation(ADMIN, page=operating.Worker, errors=(403,)),
+    ("post", "/v1/admin/workers/{worker_id}/drain"): Operation(ADMIN, operating.Worker, errors=(403, 404)),
     ("get", "/v1/queue"): Operation(OPERATION, operating.Queue),
     ("get", "/v1/usage"): Operation(OPERATION, operating.UsageTotals, errors=(400,)),
     ("get", "/v1/limits"): Operation(OPERATION, operating.Limits),

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -68,6 +69,17 @@ def list_workers(caller: AdminDep, services: ServicesDep) -> Response:
     """List the live workers and what each runs on."""
     found = [_worker_body(worker) for worker in services.store.workers()]
     return json_response(list_body(found, has_more=False))
+
+
+@router.post("/v1/admin/workers/{worker_id}/drain")
+def drain_worker(worker_id: str, caller: AdminDep, services: ServicesDep) -> Response:
+    """Have a worker finish what it holds, claim nothing more, and end, as SIGTERM would; it hears of it within seconds.
+    What it cannot finish in its grace time it gives back."""
+    try:
+        id = UUID(worker_id)
+    except ValueError:
+        raise NotFound from None
+    return json_response(_worker_body(services.store.drain_worker(id)))
 
 
 def _parse_new_key(body: object) -> NewKey:

@@ -11,7 +11,7 @@ from api.rendering.bodies import seconds
 from api.responses import json_response
 from api.services import Services, ServicesDep
 from models.records import WorkerRecord
-from models.status import UNHEALTHY
+from models.status import DRAINING, UNHEALTHY
 
 router = APIRouter()
 
@@ -48,13 +48,20 @@ def _entry(id: str, root: str, workers: Sequence[WorkerRecord]) -> dict[str, Any
         "created": min(filter(None, (seconds(worker.started_at) for worker in workers)), default=0),
         "owned_by": "batchmill",
         "root": root,
-        "state": UNHEALTHY if all(worker.state == UNHEALTHY for worker in workers) else "loaded",
+        "state": _state({worker.state for worker in workers}),
         "max_model_len": min(worker.max_model_len for worker in workers),
         "dtype": _all_of(worker.dtype for worker in workers),
         "device": _all_of(worker.device for worker in workers),
         "rows": sum(worker.rows for worker in workers),
         "workers": len(workers),
     }
+
+
+def _state(states: set[str]) -> str:
+    """Loaded as long as a worker of these states takes jobs."""
+    if states - {UNHEALTHY, DRAINING}:
+        return "loaded"
+    return DRAINING if DRAINING in states else UNHEALTHY
 
 
 def _all_of(values: Iterable[str]) -> str:

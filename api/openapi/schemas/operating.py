@@ -38,7 +38,10 @@ class Model(BaseModel):
     created: UnixSeconds
     owned_by: str
     root: Annotated[str, Field(description="The model itself, where the id is an alias.")]
-    state: Annotated[Literal["loaded", "unhealthy"], Field(description="Unhealthy: its devices crash.")]
+    state: Annotated[
+        Literal["loaded", "draining", "unhealthy"],
+        Field(description="Draining: all its workers end. Unhealthy: their devices crash."),
+    ]
     max_model_len: Annotated[int, Field(description="Tokens of a prompt and its answer.")]
     dtype: str
     device: str
@@ -62,7 +65,7 @@ class Worker(BaseModel):
     pid: int
     slot: str
     model: str
-    state: str
+    state: Literal["ready", "draining", "unhealthy"]
     rows: int
     max_model_len: int
     dtype: str

@@ -35,6 +35,7 @@ def boss(app: FastAPI, keys: KeyStore) -> Iterator[TestClient]:
         ("POST", "/v1/admin/keys"),
         ("DELETE", "/v1/admin/keys/nothing1"),
         ("GET", "/v1/admin/workers"),
+        ("POST", "/v1/admin/workers/0/drain"),
     ],
 )
 def test_administrators_alone_are_let_in(app: FastAPI, keys: KeyStore, method: str, path: str) -> None:
@@ -113,3 +114,16 @@ def test_workers_are_listed_as_they_announce_themselves(boss: TestClient, worker
     assert (listed["id"], listed["host"], listed["model"]) == (worker.id.hex, "host", "demo")
     assert (listed["state"], listed["rows"], listed["dtype"]) == ("ready", 8, "float32")
     assert listed["heartbeat_at"] >= listed["started_at"] > 0
+
+
+def test_worker_is_told_to_drain(boss: TestClient, worker: Worker) -> None:
+    told = boss.post(f"/v1/admin/workers/{worker.id.hex}/drain")
+
+    assert (told.status_code, told.json()["id"], told.json()["state"]) == (200, worker.id.hex, "draining")
+    assert worker.claims.heartbeat(worker.id, lease_seconds=60) == "draining"
+    assert boss.get("/v1/admin/workers").json()["data"][0]["state"] == "draining"
+
+
+@pytest.mark.parametrize("worker_id", ["0" * 32, "nobody", "0" * 33])
+def test_worker_that_does_not_live_is_not_told(boss: TestClient, worker_id: str) -> None:
+    assert error_of(boss.post(f"/v1/admin/workers/{worker_id}/drain"))[:2] == (404, "not_found")

@@ -58,9 +58,10 @@ def test_model_tells_what_all_its_workers_can_do(client: TestClient, worker: Wor
     assert model["created"] > 0
 
 
-def test_model_that_only_unhealthy_workers_have_says_so(client: TestClient, worker: Worker) -> None:
-    worker.claims.heartbeat(worker.id, lease_seconds=60, state="unhealthy")
-    assert [model["state"] for model in client.get("/v1/models").json()["data"]] == ["unhealthy"]
+@pytest.mark.parametrize("state", ["unhealthy", "draining"])
+def test_model_that_no_worker_takes_jobs_for_says_so(client: TestClient, worker: Worker, state: str) -> None:
+    worker.claims.heartbeat(worker.id, lease_seconds=60, state=state)
+    assert [model["state"] for model in client.get("/v1/models").json()["data"]] == [state]
     worker.claims.register(WorkerRecord(uuid7(), "host/1", "host", 2, "demo"), lease_seconds=60)
     assert [model["state"] for model in client.get("/v1/models").json()["data"]] == ["loaded"]
 

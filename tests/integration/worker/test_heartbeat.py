@@ -42,7 +42,7 @@ class Bench(Workbench):
         self.apart, self.clock = Database(url, pool_size=1, busy_timeout_seconds=60), Clock()
         self.lease.claims, self.lease.clock, self.lease.lease_seconds = Claims(self.apart), self.clock, LEASE_SECONDS
         holding = Holding(self.decoder, self.ledger, lambda _: None)
-        self.heartbeat = Heartbeat(self.lease, holding, on_crash=self._crash)
+        self.heartbeat = Heartbeat(self.lease, holding, on_drain=lambda: None, on_crash=self._crash)
         self.watchdog = Watchdog(self.heartbeat, self.lease, holding, hang_seconds=3600, on_crash=self._crash)
         self._parts = (*self._parts, self.heartbeat, self.watchdog)
 

@@ -13,7 +13,7 @@ from models.database import Database
 from models.requests import SCHEMAS, parse_body
 from models.settings import load_settings
 
-BODILESS = re.compile(r"/(cancel|replay|retry)$")  # POSTs that take nothing
+BODILESS = re.compile(r"/(cancel|drain|replay|retry)$")  # POSTs that take nothing
 
 
 @pytest.fixture(scope="module")

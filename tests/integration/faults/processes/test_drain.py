@@ -25,14 +25,18 @@ def has_exited_well(worker: "subprocess.Popen[bytes]") -> bool:
     return worker.wait(PATIENCE_SECONDS) == 0
 
 
-def test_sigterm_commits_what_runs_and_gives_back_the_rest(stage: Stage) -> None:
-    """F6."""
+@pytest.mark.parametrize("told_by", ["signal", "service"])
+def test_sigterm_commits_what_runs_and_gives_back_the_rest(stage: Stage, told_by: str) -> None:
+    """F6. A worker that is told to drain over HTTP does the same."""
     worker = stage.start_slow(0.05, BATCHMILL_ROWS="4")
     batch_id = stage.submit_lines(60, max_tokens=20)
     wait_until(lambda: stage.desk.read(batch_id).num_completed, PATIENCE_SECONDS)
     before = stage.desk.read(batch_id).num_completed
 
-    worker.send_signal(signal.SIGTERM)
+    if told_by == "signal":
+        worker.send_signal(signal.SIGTERM)
+    else:
+        stage.store.drain_worker(stage.store.workers()[0].id)
 
     assert has_exited_well(worker)
     assert stage.store.workers() == []

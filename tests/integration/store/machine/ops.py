@@ -166,8 +166,8 @@ class Ops:
     def heartbeat(self, worker: UUID) -> Op:
         """Renew; a lease that was lost stays lost."""
 
-        def expect(is_alive: bool, *_: object) -> None:
-            assert is_alive == self.plain.workers.get(worker, False)
+        def expect(state: str | None, *_: object) -> None:
+            assert state == ("ready" if self.plain.workers.get(worker) else None)
 
         return Op(lambda: self.claims.heartbeat(worker, lease_seconds=LONG), expect)
 
