@@ -147,6 +147,7 @@ TABLE: dict[type[Exception], Answer] = {
 FIXED_HEADERS = {
     401: {"www-authenticate": "Bearer"},
     413: {"connection": "close"},  # the rest of the body is not read
+    500: {"connection": "close"},  # the server hangs up after an error that nobody foresaw
 }
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")  # that some route takes
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}

@@ -23,7 +23,7 @@ from tests.integration.api.test_completions import BACKGROUND, CHAT
 VARYING = frozenset({"x-request-id", "date"})
 TOLD = ("id", "status", "priority", "metadata", "counts", "bytes")  # of an entry, that a request may change
 # Not a tenant's: models are everyone's, keys an administrator's.
-EVERYONES = frozenset({"/v1/models/{name:path}", "/v1/admin/keys/{key_id}"})
+EVERYONES = frozenset({"/v1/models/{name:path}", "/v1/admin/keys/{key_id}", "/v1/admin/workers/{worker_id}/drain"})
 # Of query parameters too: a wait or a stream begins before the job is looked at by the same code.
 QUERIES: tuple[dict[str, str], ...] = ({}, {"wait": "0.05", "stream": "true", "include": "request", "after": "-1"})
 BODIES: dict[str, Any] = {

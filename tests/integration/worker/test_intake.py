@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from models.status import BatchStatus, Status
+from tests.databases import ONE_IS_ENOUGH
 from tests.integration.worker.batches import PATIENCE_SECONDS, Desk, line
 from tests.integration.worker.conftest import Station
 from tests.waiting import wait_until
@@ -145,6 +146,7 @@ def test_repeated_id_is_found_however_far_apart(sqlite_desk: Desk) -> None:
     assert [(error["code"], error["line"]) for error in batch.errors] == [("duplicate_custom_id", MANY + 1)]
 
 
+@ONE_IS_ENOUGH
 def test_first_rows_are_decoded_while_later_ones_are_inserted(desk: Desk) -> None:
     desk.station.start_worker()
     batch_id = desk.submit(many())
@@ -165,6 +167,7 @@ def test_lost_message_is_made_good(desk: Desk) -> None:
     all_lines_once(desk, batch_id, 10)
 
 
+@ONE_IS_ENOUGH
 def test_repeated_messages_and_two_workers_read_every_line_once(desk: Desk) -> None:
     for _ in range(2):
         desk.station.start_worker()
@@ -176,6 +179,7 @@ def test_repeated_messages_and_two_workers_read_every_line_once(desk: Desk) -> N
         all_lines_once(desk, batch_id, 5000)
 
 
+@ONE_IS_ENOUGH
 def test_reader_killed_in_either_pass_is_followed_by_another(desk: Desk) -> None:
     """Each kill in the middle of a pass; the lines and the offset stored by then are where the next one goes on."""
     station = desk.station
@@ -200,6 +204,7 @@ def kill_reader(desk: Desk, batch_id: UUID, workers: list[Any]) -> None:
     reader.wait()
 
 
+@ONE_IS_ENOUGH
 def test_stopped_worker_gives_the_intake_back_at_a_chunks_end(desk: Desk) -> None:
     """The lease is long: without giving back, the other one could not go on for a minute."""
     first = desk.station.start_worker(BATCHMILL_LEASE_SECONDS="60")
@@ -216,6 +221,7 @@ def test_stopped_worker_gives_the_intake_back_at_a_chunks_end(desk: Desk) -> Non
     all_lines_once(desk, batch_id)
 
 
+@ONE_IS_ENOUGH
 def test_reader_that_stood_still_past_its_lease_appends_no_more(desk: Desk) -> None:
     """The fence. The reader is stopped where it has read a chunk; when it goes on, another one reads the batch."""
     slow = desk.station.start_worker(**SHORT_LEASE)
@@ -258,8 +264,8 @@ def test_batch_whose_window_passed_unread_expires(sqlite_desk: Desk) -> None:
 
 
 def test_mixed_models_go_each_to_its_queue(sqlite_desk: Desk) -> None:
-    """A hundred thousand lines. Nobody serves the second model but a worker of this test, which claims by hand."""
-    desk, number = sqlite_desk, 100_000
+    """Nobody serves the second model but a worker of this test, which claims by hand."""
+    desk, number = sqlite_desk, 20_000
     desk.station.start_worker(BATCHMILL_MAX_BATCH_REQUESTS=str(number), BATCHMILL_MODEL_ALIASES='{"b": "other"}')
     batch_id = desk.submit(line(n, model="b" if n % 10 == 0 else "noop", max_tokens=1) for n in range(number))
 

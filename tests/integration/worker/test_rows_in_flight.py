@@ -11,6 +11,7 @@ from models.feed import feed_key
 from models.ids import uuid7
 from models.records import NewJob
 from models.status import Status
+from tests.databases import ONE_IS_ENOUGH
 from tests.integration.worker.conftest import Station
 from tests.waiting import wait_until
 from worker.hints import relay
@@ -54,6 +55,7 @@ def test_row_past_its_deadline_expires(sqlite_station: Station) -> None:
     wait_until(lambda: count(sqlite_station, others) == {Status.COMPLETED: 40})
 
 
+@ONE_IS_ENOUGH
 def test_killed_workers_rows_are_suspects_to_its_successor(station: Station) -> None:
     worker = station.start_worker(model="demo", BATCHMILL_ROWS="8")
     ids = submit(station, 16)
@@ -67,6 +69,7 @@ def test_killed_workers_rows_are_suspects_to_its_successor(station: Station) -> 
     assert all(len(job.completions) == 1 for job in jobs)
 
 
+@ONE_IS_ENOUGH
 def test_sleeping_workers_rows_go_to_another_and_its_late_results_are_refused(station: Station) -> None:
     sleeper = station.start_worker(model="demo", **SHORT_LEASE)
     ids = submit(station, 8, max_tokens=240)

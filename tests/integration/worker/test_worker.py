@@ -10,6 +10,7 @@ from redis import Redis
 from models.ids import job_id_of_task, uuid7
 from models.records import NewJob
 from models.status import Status
+from tests.databases import ONE_IS_ENOUGH
 from tests.integration.worker.conftest import Station
 from tests.waiting import wait_until
 from worker.hints import relay
@@ -66,6 +67,7 @@ def test_listed_jobs_are_all_completed_once(station: Station) -> None:
     assert {job.attempt for job in station.store.jobs(ids)} == {1}
 
 
+@ONE_IS_ENOUGH
 def test_two_workers_share_one_queue(station: Station) -> None:
     station.start_worker(BATCHMILL_ROWS="4")
     station.start_worker(BATCHMILL_ROWS="4")
@@ -168,6 +170,7 @@ def test_sigterm_drains_and_leaves_the_workers_table(station: Station) -> None:
     assert set(station.store.statuses(ids).values()) <= {Status.QUEUED, Status.COMPLETED}
 
 
+@ONE_IS_ENOUGH
 def test_killed_workers_rows_go_to_its_successor(station: Station) -> None:
     worker = station.start_worker()
     ids = submit(station, 20_000)

@@ -10,6 +10,7 @@ import pytest
 
 from models.records import JobRecord
 from models.status import Status
+from tests.databases import ONE_IS_ENOUGH
 from tests.integration.faults.processes.stage import PATIENCE_SECONDS, Stage
 from tests.waiting import wait_until
 
@@ -25,6 +26,7 @@ def has_exited_well(worker: "subprocess.Popen[bytes]") -> bool:
     return worker.wait(PATIENCE_SECONDS) == 0
 
 
+@ONE_IS_ENOUGH
 @pytest.mark.parametrize("told_by", ["signal", "service"])
 def test_sigterm_commits_what_runs_and_gives_back_the_rest(stage: Stage, told_by: str) -> None:
     """F6. A worker that is told to drain over HTTP does the same."""
@@ -85,7 +87,7 @@ def assert_all_given_back(stage: Stage, batch_id: UUID) -> None:
     assert {(row.status, row.suspicion) for row in rows_of(stage, batch_id)} == {(Status.QUEUED, 0)}
 
 
-@pytest.mark.parametrize("database_url", [pytest.param("postgresql", marks=pytest.mark.slow), "sqlite"], indirect=True)
+@ONE_IS_ENOUGH
 def test_rolling_restart_fails_nothing_and_repeats_nothing_that_ran(stage: Stage) -> None:
     """Each of three workers is replaced in turn while they work. What they had not begun is claimed once more."""
     workers = [stage.start_slow(0.02, BATCHMILL_ROWS="8") for _ in range(3)]

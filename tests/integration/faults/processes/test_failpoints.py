@@ -100,7 +100,7 @@ def test_upload_that_is_cut_short_is_not_there(stage: Stage, point: str, action:
     except httpx.TransportError:
         assert action in ("kill9", "hold")
     else:
-        assert (action, answer.status_code) == ("raise", 500)
+        assert (action, answer.status_code, answer.headers["connection"]) == ("raise", 500, "close")
     assert FileStore(stage.database).list("default", limit=10) == []
 
     held.unlink(missing_ok=True)  # one that was held goes on, for a client that is gone

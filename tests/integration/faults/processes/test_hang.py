@@ -5,6 +5,7 @@ from pathlib import Path
 import psycopg
 
 from models.status import Status
+from tests.databases import ONE_IS_ENOUGH
 from tests.integration.faults.processes.stage import PATIENCE_SECONDS, Stage
 from worker.heartbeat import EXIT_HUNG
 
@@ -12,6 +13,7 @@ NUM_LINES = 5
 HANG = {"BATCHMILL_HANG_SECONDS": "5"}
 
 
+@ONE_IS_ENOUGH
 def test_worker_whose_step_hangs_ends_and_its_successor_takes_the_rows_back(stage: Stage) -> None:
     """F13. Its heartbeat is well, so nobody else would ever take the rows."""
     worker = stage.start_faulty(f"in_step=hold:{stage.folder / 'held'}", **HANG)
