@@ -90,7 +90,7 @@ def claim_without_lock() -> None:
         postgresql,
         "_CLAIM",
         (" FOR UPDATE SKIP LOCKED", ""),
-        ("FROM me CROSS JOIN", "FROM me CROSS JOIN (SELECT pg_sleep(0.02)) AS meanwhile CROSS JOIN"),
+        ("FROM me CROSS JOIN", "FROM me CROSS JOIN (SELECT pg_sleep(0.1)) AS meanwhile CROSS JOIN"),
     )
 
 
