@@ -147,7 +147,6 @@ TABLE: dict[type[Exception], Answer] = {
 FIXED_HEADERS = {
     401: {"www-authenticate": "Bearer"},
     413: {"connection": "close"},  # the rest of the body is not read
-    500: {"connection": "close"},  # the server hangs up after an error that nobody foresaw
 }
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")  # that some route takes
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
@@ -175,15 +174,18 @@ def on_error(request: Request, error: Exception) -> Response:
     """Answer one of our errors, or a bug."""
     answer = answer_to(error)
     code = answer.code or code_of(error)
+    headers = _headers_of(answer) | dict(getattr(error, "headers", {}))
     if answer.status >= 500:
         _log_failure(request, error, code)
+    if not isinstance(error, ours.BatchmillError):
+        headers["connection"] = "close"  # the server hangs up after a bug
     return error_response(
         request,
         answer,
         code=code,
         message=public_message(error, answer),
         param=getattr(error, "param", None),
-        headers=_headers_of(answer) | dict(getattr(error, "headers", {})),
+        headers=headers,
     )
 
 

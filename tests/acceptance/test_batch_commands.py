@@ -14,7 +14,7 @@ import pytest
 
 from tests.acceptance.conftest import Desk, Json, heed_interrupts
 from tests.acceptance.test_serve import Service
-from tests.freezing import between_writes
+from tests.freezing import freeze
 from tests.waiting import wait_until
 
 NUM_LINES = 300
@@ -46,9 +46,7 @@ def paused(service: Service) -> Iterator[Callable[[], None]]:
     """The worker stands still until this is called."""
     worker = service.desk.children(service.process)["worker"]
     processes = [worker, *worker.children(recursive=True)]
-    with between_writes(f"sqlite:///{service.desk.folder / '.batchmill' / 'batchmill.db'}"):
-        for process in processes:
-            process.suspend()
+    freeze(f"sqlite:///{service.desk.folder / '.batchmill' / 'batchmill.db'}", *(process.pid for process in processes))
 
     def go_on() -> None:
         for process in processes:

@@ -18,7 +18,7 @@ from tests.chaos.servers import DatabaseServer, Postgresql, RedisServer, Sqlite
 from tests.chaos.slow_engine import HANG_FILE, STEP_SECONDS
 from tests.conftest import free_port
 from tests.faults import launch
-from tests.freezing import between_writes
+from tests.freezing import freeze
 from tests.waiting import wait_until
 
 START_SECONDS = 90.0
@@ -113,8 +113,8 @@ class Node:
 
     def freeze(self, database_url: str) -> None:
         """SIGSTOP: to everyone else it looks dead."""
-        with between_writes(database_url):
-            self.signal(signal.SIGSTOP)
+        if self.process is not None and self.runs:
+            freeze(database_url, self.process.pid)
         self.is_frozen = True
 
     def thaw(self) -> None:

@@ -24,7 +24,7 @@ from models.status import FINAL, BatchStatus, Status
 from models.store import Store
 from models.submitting import Submission, Submitted
 from models.suspects import Level
-from tests.freezing import between_writes
+from tests.freezing import freeze
 from tests.integration.store.making import completed, lines, new_jobs, new_worker, whole_batch
 from tests.waiting import wait_until
 
@@ -182,8 +182,7 @@ def test_every_job_ends_once_though_a_worker_stands_still(
     batch_id = whole_batch(batches, lines(400))
     workers = begin_work(processes, database_url, batch_id)
     wait_for_some(batches, batch_id)
-    with between_writes(database_url):
-        workers[1].popen.send_signal(signal.SIGSTOP)
+    freeze(database_url, workers[1].popen.pid)
     workers[0].popen.kill()
     wait_until(lambda: num_workers(batches.database, slot="work/1") == 0)
     workers[1].popen.send_signal(signal.SIGCONT)

@@ -14,7 +14,7 @@ from celery import Celery
 
 from models.database import Database
 from models.store import Store
-from tests.freezing import between_writes
+from tests.freezing import freeze
 from tests.waiting import wait_until
 
 START_SECONDS = 60.0
@@ -76,9 +76,7 @@ class Station:
 
     def freeze(self, worker: "subprocess.Popen[bytes]") -> None:
         """Stop a worker, so that the others can go on."""
-        with between_writes(self.database_url):
-            worker.send_signal(signal.SIGSTOP)
-            os.waitid(os.P_PID, worker.pid, os.WSTOPPED)  # until all its threads stand still
+        freeze(self.database_url, worker.pid)
 
     def log(self) -> str:
         """What the workers wrote."""
