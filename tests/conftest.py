@@ -1,5 +1,6 @@
 """Real services for the tests: a PostgreSQL and a Redis started here and stopped at the end, and SQLite files."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,9 @@ from models.batch_store import BatchStore
 from models.claims import Claims
 from models.database import Database
 from models.store import Store
+
+if not Path("/dev/nvidiactl").exists():  # without a GPU its kernels run in Triton's interpreter, once that is loaded
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"models", "worker"} | CELERY | DATA,
     "worker.validation": {"models", "worker", "numpy"},
     "worker.engine": {"worker.engine"} | TENSORS,
+    "worker.engine.cuda": {"worker.engine", "triton"} | TENSORS,
     "worker.trainer": {"worker.engine", "worker.trainer", "matplotlib"} | TENSORS,
     "cli": {ANY},  # lazily: see the test that imports cli.main
 }

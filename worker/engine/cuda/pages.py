@@ -1,0 +1,60 @@
+"""Which pages of the cache are whose. Host only: what lies in them is the device's."""
+
+from collections.abc import Iterable
+
+PAGE_TOKENS = 64
+
+
+class OutOfPages(Exception):
+    """Fewer pages are free than asked for; nothing was taken."""
+
+
+class PagePool:
+    """Numbered pages, each with a count of those who read it: the beginning of a prompt is shared, not copied.
+
+    Page 0 is nobody's. Where a block table holds nothing it holds 0, so that a stray read stays within the cache.
+    """
+
+    def __init__(self, num_pages: int) -> None:
+        """Make `num_pages` pages beside page 0."""
+        self._free = list(range(num_pages, 0, -1))
+        self._num_users = [0] * (num_pages + 1)
+
+    @property
+    def num_free(self) -> int:
+        """Pages that nobody uses."""
+        return len(self._free)
+
+    def take(self, number: int) -> list[int]:
+        """Take pages for one user. Raises OutOfPages."""
+        if number > len(self._free):
+            raise OutOfPages(f"{number} pages are wanted and {len(self._free)} free")
+        pages = [self._free.pop() for _ in range(number)]
+        for page in pages:
+            self._num_users[page] = 1
+        return pages
+
+    def share(self, pages: Iterable[int]) -> None:
+        """Count one more user of pages that somebody uses."""
+        for page in pages:
+            if not self._num_users[page]:
+                raise ValueError(f"page {page} is free")
+            self._num_users[page] += 1
+
+    def give_back(self, pages: Iterable[int]) -> None:
+        """Count one user less of each page; those of nobody are free again."""
+        for page in pages:
+            if not self._num_users[page]:
+                raise ValueError(f"page {page} is free")
+            self._num_users[page] -= 1
+            if not self._num_users[page]:
+                self._free.append(page)
+
+    def is_shared(self, page: int) -> bool:
+        """Whether a page has more than one user: nobody may write to it then."""
+        return self._num_users[page] > 1
+
+
+def pages_of(num_tokens: int) -> int:
+    """How many pages so many tokens take."""
+    return -(-num_tokens // PAGE_TOKENS)
