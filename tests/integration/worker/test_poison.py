@@ -35,8 +35,8 @@ def submit(station: Station, *prompts: str) -> list[UUID]:
 
 
 def start(station: Station, **environment: str) -> "subprocess.Popen[bytes]":
-    """Start a worker that can be poisoned."""
-    return station.start_worker(module=POISONED, CLAIMS=str(claims_file(station)), **environment)
+    """Start a worker that can be poisoned; it may be dead before anybody sees its lease."""
+    return station.launch_worker(module=POISONED, CLAIMS=str(claims_file(station)), **environment)
 
 
 def keep_running(station: Station, is_done: Callable[[], object], **environment: str) -> list[int]:
@@ -154,7 +154,7 @@ def test_a_crash_is_confirmed_before_the_model_is_loaded(sqlite_station: Station
     ids = submit(sqlite_station, POISON)
     assert start(sqlite_station).wait(SECONDS) == KILLED
 
-    sqlite_station.launch_worker(module=POISONED, LOAD_SECONDS=str(SECONDS))
+    start(sqlite_station, LOAD_SECONDS=str(SECONDS))
 
     wait_until(lambda: sqlite_station.store.jobs(ids)[0].suspicion, SECONDS)
     assert sqlite_station.log().count(READY) == 1
