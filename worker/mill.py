@@ -73,9 +73,8 @@ class Mill:
         self._claims = Claims(database, max_attempts=settings.max_attempts)
         self._slot = Slot.take(settings.state_dir)
         worker_id = uuid7()
-        self._has_crashed = self._confirm_crash(
-            successor=worker_id
-        )  # at once: a model may take longer to load than a lease lasts
+        # At once: a model may take longer to load than a lease lasts.
+        self._has_crashed = self._confirm_crash(successor=worker_id)
         self._engine = self._load(settings)
         self.rows = self._engine.info.rows
         self._ledger, self._staging = Ledger(), Staging(self.rows)
