@@ -9,6 +9,7 @@ import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
@@ -148,6 +149,7 @@ FIXED_HEADERS = {
     401: {"www-authenticate": "Bearer"},
     413: {"connection": "close"},  # the rest of the body is not read
 }
+CLIENT_GONE = 499  # nobody reads this answer; the access log does
 METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")  # that some route takes
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -168,6 +170,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
+    app.add_exception_handler(ClientDisconnect, on_client_gone)
 
 
 def on_error(request: Request, error: Exception) -> Response:
@@ -198,6 +201,11 @@ def on_http_error(request: Request, error: Exception) -> Response:
     message = f"{request.method} is not allowed here" if status == 405 else f"{error.detail}"
     headers = {"allow": _allowed(request)} if status == 405 else error.headers
     return error_response(request, Answer(status, kind), code=code, message=message, headers=headers)
+
+
+def on_client_gone(request: Request, error: Exception) -> Response:
+    """The client hung up before its request was read whole: nothing was stored, and nothing is wrong here."""
+    return Response(status_code=CLIENT_GONE)
 
 
 def on_invalid_parameter(request: Request, error: Exception) -> Response:

@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import WithJsonSchema
-from starlette.requests import ClientDisconnect
 
 from api.auth import Caller, CallerDep
 from api.files.content import MAX_LINES_MEASURED, batch_file, download, measure
@@ -25,7 +24,6 @@ from models.records import FileRecord, NewFile
 router = APIRouter(tags=["files"])
 PATIENCE = Patience()
 MAX_LISTED = 10_000
-CLIENT_GONE = 499  # nobody reads this answer; the access log does
 
 Limit = Annotated[
     str | None, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": MAX_LISTED})
@@ -58,10 +56,7 @@ UPLOAD: dict[str, Any] = {
 @router.post("/v1/files", openapi_extra=UPLOAD)
 async def create_file(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Upload a file: it streams to the storage, and is there once this answers."""
-    try:
-        return json_response(file_body(await _upload(request, services, caller)))
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_GONE)
+    return json_response(file_body(await _upload(request, services, caller)))
 
 
 @router.get("/v1/files")

@@ -15,7 +15,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from api.auth import Caller
-from api.errors import answer_to, code_of, error_body, public_message
+from api.errors import CLIENT_GONE, answer_to, code_of, error_body, public_message
 from api.rendering.job_events import Cursor, JobEvents
 from api.rendering.progress import Item
 from api.rendering.response_events import BEFORE_ALL, ResponseEvents, known_chars
@@ -34,7 +34,6 @@ HOLD_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0  # proxies cut what is silent for longer, often after 30 or 60
 KEEPALIVE = b": keepalive\n\n"
 HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}  # the latter: nginx would collect the pieces
-CLIENT_GONE = 499  # nobody reads this answer; the access log does
 
 Render = Callable[[Item], Iterator[bytes]]
 

@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from api.auth import Caller, caller_of
 from api.body import read_raw_json
+from api.errors import CLIENT_GONE
 from api.rendering.bodies import background_body
 from api.responses import REPLAYED, json_response
 from api.services import Services
@@ -31,7 +32,6 @@ from models.status import FINAL, Status
 from models.strict_json import parse
 from models.submitting import Submitted
 
-CLIENT_GONE = 499  # nobody reads this answer; the access log does
 IGNORED_HEADER = "x-ignored-parameters"
 _SOUND_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)  # of a field, where it is put into a header
 

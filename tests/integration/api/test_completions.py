@@ -7,16 +7,16 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import select
 
 from models.database import Database
 from models.ids import parse_job_id
 from models.settings import load_settings
 from models.status import Status
 from models.store import Store
-from models.tables import jobs
 from tests.integration.api.conftest import NO_REDIS
 from tests.integration.api.fakes import Worker, wait_for_job
+from tests.integration.api.hanging_up import hang_up_midway, hang_up_when_stored, only_job
+from tests.waiting import wait_until
 
 BODY: dict[str, Any] = {"model": "demo", "prompt": "hello"}
 BACKGROUND = BODY | {"background": True}
@@ -114,18 +114,29 @@ def test_failed_job_answers_whose_fault_it_was(
 
 
 def test_client_that_hangs_up_cancels_its_job(server: httpx.Client, database: Database) -> None:
-    with pytest.raises(httpx.ReadTimeout):
-        server.post("/v1/completions", json=BODY, timeout=0.3)
+    job_id = hang_up_when_stored(server, database, "/v1/completions", BODY)
 
-    with database.read() as connection:
-        [job_id] = connection.scalars(select(jobs.c.id))
     wait_for_job(Store(database), job_id, Status.CANCELLED)
 
 
-def test_client_that_hangs_up_can_come_back_with_its_key(server: httpx.Client, worker: Worker) -> None:
+def test_client_that_hangs_up_in_its_request_is_no_error(
+    server: httpx.Client, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.clear()
+
+    for _ in range(3):
+        hang_up_midway(server, "/v1/completions")
+    wait_until(lambda: 'status="499"' in server.get("/metrics").text)
+
+    assert caplog.records == []
+    assert only_job(database) is None
+
+
+def test_client_that_hangs_up_can_come_back_with_its_key(
+    server: httpx.Client, database: Database, worker: Worker
+) -> None:
     headers = {"idempotency-key": "k1"}
-    with pytest.raises(httpx.ReadTimeout):
-        server.post("/v1/completions", json=BODY, timeout=0.3, headers=headers)
+    hang_up_when_stored(server, database, "/v1/completions", BODY, headers)
     worker.finish_all()
 
     again = server.post("/v1/completions", json=BODY, headers=headers)
