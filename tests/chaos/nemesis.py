@@ -2,18 +2,21 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.journal import Journal
 from tests.chaos.proxy import Mode, Proxy
+from tests.chaos.repeater import Repeater
 from tests.chaos.timeline import Timeline
 from tests.waiting import wait_until
 
 RESTART_SECONDS = 1.0  # a supervisor's
 FLOW_SECONDS = 60.0
 BUSY_ROWS = 4
+LOOK_SECONDS = 0.05
 
 
 class Over(Exception):
@@ -125,6 +128,19 @@ class Nemesis:
         """Every hint is lost at once."""
         with self.noted("Redis FLUSHALL"):
             self.cluster.redis.flush()
+
+    def repeat_hints(self, seconds: float) -> None:
+        """The api does not reach Redis; its jobs are announced from here, and at once to every worker that waits."""
+        repeater = Repeater(self.cluster.database.direct_url, self.cluster.redis.port)
+        ends = time.monotonic() + seconds
+        with self.noted("hints repeated"), closing(repeater):
+            self.cluster.api.redis.set(Mode.RESET)
+            try:
+                while time.monotonic() < ends:
+                    self.wait(LOOK_SECONDS)
+                    repeater.announce(len(self.cluster.workers))
+            finally:
+                self.cluster.api.redis.set(Mode.PASS)
 
     def restart_redis(self) -> None:
         """kill -9; it comes back empty."""

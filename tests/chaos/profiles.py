@@ -95,10 +95,8 @@ def reap(nemesis: Nemesis) -> None:
 
 
 def claim(nemesis: Nemesis) -> None:
-    """The same hints reach several workers at once, again and again; a job is begun once all the same."""
-    for _ in range(20):
-        nemesis.wait(0.4)
-        nemesis.flush_redis()
+    """Every job is announced to several workers at once; it is begun once all the same."""
+    nemesis.repeat_hints(8)
 
 
 def blame(nemesis: Nemesis) -> None:
@@ -151,7 +149,7 @@ PROFILES: dict[str, Profile] = {
     "claim": Profile(
         "a row is claimed once",
         claim,
-        mix=replace(_QUIET, pause_seconds=0.03, tokens=(10, 30)),
+        mix=replace(_QUIET, batch=0, tokens=(2, 10)),  # most of the time all workers wait
         rows=24,
         lease_seconds=15,
         has_reruns=False,
