@@ -11,7 +11,6 @@ from tests.chaos.journal import Journal
 from tests.chaos.proxy import Mode, Proxy
 from tests.chaos.repeater import Repeater
 from tests.chaos.timeline import Timeline
-from tests.waiting import wait_until
 
 RESTART_SECONDS = 1.0  # a supervisor's
 FLOW_SECONDS = 60.0
@@ -39,16 +38,23 @@ class Nemesis:
         if self.over.wait(seconds):
             raise Over
 
-    def wait_for(self, condition: Callable[[], object]) -> None:
-        """Let time pass until something is so, but not for ever. Raises Over."""
-        if self.over.is_set():
-            raise Over
-        wait_until(lambda: self.over.is_set() or condition(), FLOW_SECONDS)
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Let time pass until something is so; that it never is breaks a promise. Raises Over."""
+        ends = time.monotonic() + FLOW_SECONDS
+        while not condition():
+            if time.monotonic() > ends:
+                self.journal.violated(f"{what}: not within {FLOW_SECONDS:.0f} s")
+                raise Over
+            self.wait(LOOK_SECONDS)
 
     def wait_for_flow(self) -> None:
         """Until every worker has something to lose."""
         num_workers = len(self.cluster.workers)
-        self.wait_for(lambda: sum(rows >= BUSY_ROWS for rows in self.journal.rows_by_worker().values()) >= num_workers)
+
+        def flows() -> bool:
+            return sum(rows >= BUSY_ROWS for rows in self.journal.rows_by_worker().values()) >= num_workers
+
+        self.wait_for(flows, "every worker holds rows")
 
     @contextmanager
     def noted(self, what: str) -> Iterator[None]:
@@ -112,7 +118,7 @@ class Nemesis:
         process = node.process
         with self.noted("worker's engine hangs"):
             node.hang_file.touch()
-            self.wait_for(lambda: not node.hang_file.exists() or node.process is not process)
+            self.wait_for(lambda: not node.hang_file.exists() or node.process is not process, "the worker hangs")
 
     def kill_api(self) -> None:
         """kill -9 and a new start."""
@@ -120,7 +126,7 @@ class Nemesis:
             self.cluster.api.kill()
             self.wait(RESTART_SECONDS / 2)
             self.cluster.api.start()
-            self.wait_for(self.cluster.serves)
+            self.wait_for(self.cluster.serves, "the api serves")
 
     # Redis
 
