@@ -15,7 +15,9 @@ from torch import Tensor
 from worker.engine.kv_cache import WIDTH_MULTIPLE, KVCache
 from worker.engine.linear import round_up
 from worker.engine.native import KEY_BLOCK, Kernel
-from worker.engine.transformer import Attend
+from worker.engine.ops import Ops
+from worker.engine.spec import Spec
+from worker.engine.transformer import Mix, by_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Attention(Protocol):
     key_block: int | None  # how the cache is to hold keys
     exact_anywhere: bool  # whether a token's bits do not depend on how its prompt is cut into passes
 
-    def bind(self, cache: KVCache, tokens: Pass) -> Attend:
+    def bind(self, cache: KVCache, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache."""
 
 
@@ -51,10 +53,10 @@ class NativeAttention:
     key_block: int | None = KEY_BLOCK
     exact_anywhere = True
 
-    def __init__(self, kernel: Kernel, windows: Items[int | None]) -> None:
-        self._kernel, self._windows = kernel, windows
+    def __init__(self, kernel: Kernel, spec: Spec, ops: Ops) -> None:
+        self._kernel, self._spec, self._ops, self._windows = kernel, spec, ops, spec.windows
 
-    def bind(self, cache: KVCache, tokens: Pass) -> Attend:
+    def bind(self, cache: KVCache, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache."""
         num = tokens.num_tokens
         every = (tokens.slots, tokens.positions[:num])
@@ -74,7 +76,7 @@ class NativeAttention:
             )
             return out
 
-        return attend
+        return by_heads(self._spec, tokens.positions, attend, tokens.keep, self._ops)
 
 
 class TorchAttention:
@@ -88,10 +90,10 @@ class TorchAttention:
     key_block: int | None = None
     exact_anywhere = False
 
-    def __init__(self, windows: Items[int | None], *, masked: bool) -> None:
-        self._windows, self._masked = windows, masked
+    def __init__(self, spec: Spec, ops: Ops, *, masked: bool) -> None:
+        self._spec, self._ops, self._windows, self._masked = spec, ops, spec.windows, masked
 
-    def bind(self, cache: KVCache, tokens: Pass) -> Attend:
+    def bind(self, cache: KVCache, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache. Raises ValueError where a prompt is cut in several passes."""
         num = tokens.num_tokens
         addresses = cache.addresses(tokens.slots, tokens.positions[:num])
@@ -110,7 +112,7 @@ class TorchAttention:
                 out = attend_prompts(q, k, v, tokens.counts, window)
             return F.pad(out, (0, 0, 0, len(q) - len(out)))
 
-        return attend
+        return by_heads(self._spec, tokens.positions, attend, tokens.keep, self._ops)
 
     def _attend_cache(self, cache: KVCache, layer: int, q: Tensor, tokens: Pass, window: int | None) -> Tensor:
         num_rows = len(tokens.ends)

@@ -16,6 +16,9 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
 
+    def add_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Add delta to x, both [N, C] -> the sum, rounded to their dtype, and its rms_norm."""
+
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up of gate_up [N, 2 I], gate first -> [N, I]."""
 
@@ -32,6 +35,11 @@ class TorchOps:
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
         return F.rms_norm(x, (x.shape[-1],), weight, eps)
+
+    def add_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Add delta to x, both [N, C] -> the sum, rounded to their dtype, and its rms_norm."""
+        total = x + delta
+        return total, self.rms_norm(total, weight, eps)
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up of gate_up [N, 2 I], gate first -> [N, I]."""

@@ -17,7 +17,7 @@ from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.scoring import score_prompt
 from worker.engine.sequence import PromptScores
 from worker.engine.spec import Spec
-from worker.engine.transformer import forward
+from worker.engine.transformer import run_layers
 
 # Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations.
 PREFILL_TOKENS = 2048
@@ -99,8 +99,8 @@ class Runner:
         return self._forward(Pass(token, position, slots, counts=[1] * len(ends), ends=ends))
 
     def _forward(self, tokens: Pass) -> Tensor:
-        attend = self.attention.bind(self.cache, tokens)
-        return forward(self._weights, self._spec, tokens.tokens, tokens.positions, attend, tokens.keep, self.ops)
+        mix = self.attention.bind(self.cache, tokens)
+        return run_layers(self._weights, self._spec, tokens.tokens, tokens.positions, mix, tokens.keep, self.ops)
 
     def _integers(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64).to(self._device)
@@ -111,15 +111,15 @@ def choose_fast_paths(
 ) -> tuple[Attention, Ops, dict[str, str]]:
     """Take the fastest attention and operations there are for a model; name them, or why they are not compiled."""
     if device.type != "cpu":
-        return TorchAttention(spec.windows, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
+        return TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
     try:
         shape = Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, dtype)
         kernel, ops = load_kernel(shape, kernel_folder), load_ops(dtype, kernel_folder)
     except NativeError as error:
         names = dict.fromkeys(("attention", "operations"), f"torch, since {error}")
-        return TorchAttention(spec.windows, masked=False), TORCH_OPS, names
+        return TorchAttention(spec, TORCH_OPS, masked=False), TORCH_OPS, names
     names = {"attention": "compiled", "operations": "compiled"}
-    return NativeAttention(kernel, spec.windows), ops, names
+    return NativeAttention(kernel, spec, ops), ops, names
 
 
 def batches(spans: Items[Span]) -> list[list[Span]]:

@@ -22,6 +22,10 @@ from worker.engine.weights import Layer, Weights
 # In the last layer q has M rows where `forward` was asked to keep M, and so has the result.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
+# (layer index, layer, heads [N, H + 2 Hkv, D]: queries, keys and values as projected, neither normalised nor rotated)
+# -> [N, H * D], and in the last layer [M, H * D]. For whoever makes q, k and v in a way of its own.
+Mix = Callable[[int, Layer, Tensor], Tensor]
+
 
 def forward(
     weights: Weights,
@@ -39,18 +43,52 @@ def forward(
     order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`. `ops` is how norms,
     rotations and activations are computed.
     """
+    return run_layers(weights, spec, tokens, positions, by_heads(spec, positions, attend, keep, ops), keep, ops)
+
+
+def run_layers(
+    weights: Weights,
+    spec: Spec,
+    tokens: Tensor,
+    positions: Tensor,
+    mix: Mix,
+    keep: Tensor | None = None,
+    ops: Ops = TORCH_OPS,
+) -> Tensor:
+    """As `forward`, by what mixes the tokens from their heads on."""
     x = F.embedding(tokens, weights.embedding)  # [N, C]
     if weights.position_embedding is not None:
         x = x + F.embedding(positions, weights.position_embedding)
-    rotation = rotary(spec, positions, x.dtype) if any(spec.rotated) else None
+    first = weights.layers[0]
+    normed = normalise(spec, x, first.attention_norm, first.attention_norm_bias, ops)
     for index, layer in enumerate(weights.layers):
-        q, k, v = project(layer, spec, x, rotation if spec.rotated[index] else None, ops)
+        qkv = linear(normed, layer.wqkv, layer.bqkv)
+        mixed = mix(index, layer, qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim))
+        if keep is not None and index == spec.num_layers - 1:
+            x = x[keep]
+        delta = linear(mixed, layer.wo, layer.bo)
+        x, normed = add_normalise(spec, x, delta, layer.mlp_norm, layer.mlp_norm_bias, ops)
+        delta = feed_forward(layer, spec, normed, ops)
+        if index < spec.num_layers - 1:
+            below = weights.layers[index + 1]
+            x, normed = add_normalise(spec, x, delta, below.attention_norm, below.attention_norm_bias, ops)
+    return x + delta
+
+
+def by_heads(spec: Spec, positions: Tensor, attend: Attend, keep: Tensor | None = None, ops: Ops = TORCH_OPS) -> Mix:
+    """Mix tokens at positions [N] by attention over queries and keys that are normalised and rotated before it."""
+    rotation: list[Rotation] = []  # of the positions; looked up once the dtype is seen
+
+    def mix(index: int, layer: Layer, heads: Tensor) -> Tensor:
+        if not rotation and any(spec.rotated):
+            rotation.append(rotary(spec, positions, heads.dtype))
+        q, k, v = split_heads(layer, spec, heads, rotation[0] if spec.rotated[index] else None, ops)
         if keep is not None and index == spec.num_layers - 1:
             # q is made for all rows and picked from: its part of the fused matrix cannot be multiplied by alone.
-            q, x = q[keep], x[keep]
-        x = x + linear(attend(index, q, k, v), layer.wo, layer.bo)
-        x = x + feed_forward(layer, spec, x, ops)
-    return x
+            q = q[keep]
+        return attend(index, q, k, v)
+
+    return mix
 
 
 def logits(weights: Weights, spec: Spec, hidden: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
@@ -58,12 +96,10 @@ def logits(weights: Weights, spec: Spec, hidden: Tensor, ops: Ops = TORCH_OPS) -
     return linear(normalise(spec, hidden, weights.norm, weights.norm_bias, ops), weights.head).float()
 
 
-def project(
-    layer: Layer, spec: Spec, x: Tensor, rotation: Rotation | None, ops: Ops = TORCH_OPS
+def split_heads(
+    layer: Layer, spec: Spec, heads: Tensor, rotation: Rotation | None, ops: Ops = TORCH_OPS
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Make queries [N, H, D], keys [N, Hkv, D] (both rotated) and values [N, Hkv, D] of one layer."""
-    qkv = linear(normalise(spec, x, layer.attention_norm, layer.attention_norm_bias, ops), layer.wqkv, layer.bqkv)
-    heads = qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim)
+    """Make queries [N, H, D], keys [N, Hkv, D] (both normalised and rotated) and values [N, Hkv, D] of one layer."""
     num_qk = spec.num_heads + spec.num_kv_heads
     qk, v = heads[:, :num_qk], heads[:, num_qk:]
     if layer.q_norm is not None and layer.k_norm is not None:
@@ -79,9 +115,9 @@ def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor, ops: Ops
     return torch.cat([ops.rms_norm(q, q_norm, spec.norm_eps), ops.rms_norm(k, k_norm, spec.norm_eps)], dim=1)
 
 
-def feed_forward(layer: Layer, spec: Spec, x: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
-    """The MLP over x [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
-    inner = linear(normalise(spec, x, layer.mlp_norm, layer.mlp_norm_bias, ops), layer.w_gate_up, layer.b_gate_up)
+def feed_forward(layer: Layer, spec: Spec, normed: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
+    """The MLP over normalised [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
+    inner = linear(normed, layer.w_gate_up, layer.b_gate_up)
     bent = gelu_tanh(inner) if spec.mlp == "gelu" else ops.swiglu(inner)
     return linear(bent, layer.w_down, layer.b_down)
 
@@ -91,3 +127,13 @@ def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None, ops: O
     if spec.norm == "layer":
         return F.layer_norm(x, (x.shape[-1],), weight, bias, spec.norm_eps)
     return ops.rms_norm(x, weight, spec.norm_eps)
+
+
+def add_normalise(
+    spec: Spec, x: Tensor, delta: Tensor, weight: Tensor, bias: Tensor | None, ops: Ops
+) -> tuple[Tensor, Tensor]:
+    """Add delta [N, C] to x [N, C] -> the sum and its norm."""
+    if spec.norm == "layer":
+        total = x + delta
+        return total, normalise(spec, total, weight, bias, ops)
+    return ops.add_norm(x, delta, weight, spec.norm_eps)

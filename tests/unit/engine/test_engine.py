@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 from tests.unit.engine.models import EOS, ragged_requests, tiny_llama, write_tiktoken
 from worker.engine import Engine, EngineError, Output, Request, SamplingParams, runner
 from worker.engine.attention import TorchAttention
+from worker.engine.families import load_spec
 from worker.engine.ops import TORCH_OPS
 from worker.engine.reference import generate as generate_plainly
 
@@ -155,7 +156,7 @@ def test_masked_attention_decodes_the_same(folder: Path, monkeypatch: pytest.Mon
     """What a GPU runs, on a CPU."""
     requests = ragged_requests(9)
     expected = Engine.load(folder, rows=6).generate(requests)
-    masked = TorchAttention((None, None), masked=True)
+    masked = TorchAttention(load_spec(folder), TORCH_OPS, masked=True)
     monkeypatch.setattr(runner, "choose_fast_paths", lambda *_: (masked, TORCH_OPS, {"attention": "masked"}))
     engine = Engine.load(folder, rows=6)
     for output, other in zip(engine.generate(requests), expected, strict=True):
@@ -257,7 +258,7 @@ def test_a_prompt_of_one_token_sees_no_other_row(
     folder: Path, masked: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if masked is not None:
-        torch_attention = TorchAttention((None, None), masked=masked)
+        torch_attention = TorchAttention(load_spec(folder), TORCH_OPS, masked=masked)
         monkeypatch.setattr(
             runner, "choose_fast_paths", lambda *_: (torch_attention, TORCH_OPS, {"attention": "torch"})
         )

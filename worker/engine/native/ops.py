@@ -36,6 +36,11 @@ class NativeOps:
         self._rms_norm(*places, x.shape[0] * heads, size, eps, torch.get_num_threads())
         return out
 
+    def add_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Add delta to x, both [N, C] -> the sum, rounded to their dtype, and its rms_norm."""
+        total = x + delta
+        return total, self.rms_norm(total, weight, eps)
+
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) * up of gate_up [N, 2 I], gate first -> [N, I]."""
         num_rows, size = gate_up.shape[0], gate_up.shape[1] // 2
@@ -83,6 +88,11 @@ def agree(ops: Ops, dtype: torch.dtype) -> bool:
     pairs = [
         (ops.rms_norm(heads[:, :2], weight, 1e-5), TORCH_OPS.rms_norm(heads[:, :2], weight, 1e-5)),
         (ops.rms_norm(heads[:, 0], weight, 1e-5), TORCH_OPS.rms_norm(heads[:, 0], weight, 1e-5)),
+        *zip(
+            ops.add_norm(heads[:, 0], heads[:, 1], weight, 1e-5),
+            TORCH_OPS.add_norm(heads[:, 0], heads[:, 1], weight, 1e-5),
+            strict=True,
+        ),
         (ops.swiglu(gate_up), TORCH_OPS.swiglu(gate_up)),
         (ops.rotate(heads.clone()[:, :2], rotation), TORCH_OPS.rotate(heads[:, :2], rotation)),
         (ops.log_norm(scores), TORCH_OPS.log_norm(scores)),
