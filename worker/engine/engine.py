@@ -23,7 +23,7 @@ from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model, load_model
-from worker.engine.memory import CACHE_SHARE, available_bytes, choose_rows
+from worker.engine.memory import GPU_MEMORY_FRACTION, cache_bytes, choose_rows
 from worker.engine.prefill import Prefill
 from worker.engine.prepare import Preparer, all_eos_token_ids
 from worker.engine.recovery import Recovery, rewound
@@ -46,11 +46,13 @@ class Engine:
         *,
         rows: int | None = None,
         prefix_sharing: bool = True,
+        gpu_memory_fraction: float | None = None,
         load_float32: Callable[[], "Engine"] | None = None,
     ) -> None:
         self._preparer = preparer
         self.spec, self.weights = model.spec, model.weights
-        budget = int(available_bytes(model.device) * CACHE_SHARE) // token_bytes(model.spec, model.dtype)
+        num_bytes = cache_bytes(model.device, gpu_memory_fraction=gpu_memory_fraction)
+        budget = num_bytes // token_bytes(model.spec, model.dtype)
         rows = rows or choose_rows(budget, max_model_len=preparer.max_model_len, device=model.device)
         self._runner = Runner(model, max_rows=rows, budget_tokens=budget)
         self._prefill = Prefill(self._runner, sharing=prefix_sharing)
@@ -88,13 +90,17 @@ class Engine:
         dtype: str = "auto",
         num_threads: int | None = None,
         prefix_sharing: bool = True,
+        gpu_memory_fraction: float = GPU_MEMORY_FRACTION,
     ) -> "Engine":
         """Load a model folder (or a .pt file beside a config.json). Raises EngineError with one clear sentence.
 
         `prefix_sharing` computes the common beginning of prompts of one owner once; it changes no answer.
+        `gpu_memory_fraction` of a GPU's memory may be in use once the cache is full; on a CPU it says nothing.
         """
         if (rows is not None and rows < 1) or (num_threads is not None and num_threads < 1):
             raise EngineError("rows and num_threads must be at least 1")
+        if not 0 < gpu_memory_fraction <= 1:
+            raise EngineError("gpu_memory_fraction must be above 0 and at most 1")
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         model = load_model(Path(folder), device=device, dtype=dtype)
@@ -117,6 +123,7 @@ class Engine:
             preparer,
             rows=rows,
             prefix_sharing=prefix_sharing,
+            gpu_memory_fraction=gpu_memory_fraction,
             load_float32=None if is_float32 else load_float32,
         )
         return engine

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import torch
 
+from worker.engine.types import EngineError
+
 # The cache may take this share of what is free once the weights are loaded; activations and the host need the rest.
 CACHE_SHARE = 0.5
+# Of a GPU's whole memory what weights and cache may take together, whoever else is there counted in: vLLM's
+# gpu_memory_utilization, and its default. A GPU is rarely shared, and what is left free on one serves nobody.
+GPU_MEMORY_FRACTION = 0.9
 # Rows decoded together unless told otherwise: as many as fit with so many tokens each, within these bounds. On a CPU a
 # token cost 0.77 ms at 32 rows, 0.65 at 64, 0.60 at 128; a GPU goes on gaining.
 _TYPICAL_TOKENS = 1024
@@ -20,6 +25,25 @@ def available_bytes(device: torch.device) -> int:
         return int(torch.cuda.mem_get_info(device)[0])
     known = [free for free in (_machine_bytes(), _container_bytes(), _old_container_bytes()) if free is not None]
     return min(known, default=_UNKNOWN_BYTES)
+
+
+def cache_bytes(device: torch.device, *, gpu_memory_fraction: float | None) -> int:
+    """Bytes that keys and values may take, the weights being loaded: that fraction of a GPU's memory less what is in
+    use of it, by anybody; on a CPU, or with None beside another engine, a share of what is free.
+
+    Raises EngineError where nothing is left of the fraction.
+    """
+    if device.type != "cuda" or gpu_memory_fraction is None:
+        return int(available_bytes(device) * CACHE_SHARE)
+    torch.cuda.empty_cache()  # what loading left behind in the allocator counts as used
+    free, total = torch.cuda.mem_get_info(device)
+    left = int(total * gpu_memory_fraction) - (total - free)
+    if left <= 0:
+        raise EngineError(
+            f"no memory is left for keys and values: {(total - free) / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB"
+            f" are in use, and a gpu_memory_fraction of {gpu_memory_fraction:g} allows no more"
+        )
+    return left
 
 
 def choose_rows(budget_tokens: int, *, max_model_len: int, device: torch.device) -> int:
