@@ -11,6 +11,7 @@ from models.settings import Settings
 UNHEALTHY = "unhealthy: "  # begins the line with which a worker says why its device gets no more rows
 READY = "ready: "  # begins the line with which a worker says what it runs; whoever started it looks for that
 CONSOLE = "%(asctime)s %(levelname)s %(name)s %(message)s"
+CONSOLE_OF_ONE = "%(asctime)s %(levelname)s [%(worker_device)s] %(name)s %(message)s"  # of the workers of a supervisor
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -19,7 +20,11 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ts, level, logger, event, and what was given as `extra`."""
+    """One JSON object a line: ts, level, logger, event, and what was given as `extra`. `device` marks every line."""
+
+    def __init__(self, *, device: str | None = None) -> None:
+        super().__init__()
+        self._mark = {} if device is None else {"device": device}
 
     def format(self, record: logging.LogRecord) -> str:
         """Write a record."""
@@ -28,7 +33,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
-        }
+        } | self._mark
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -43,5 +48,8 @@ def set_up(settings: Settings, *, level: int = logging.INFO) -> None:
 
 
 def formatter(settings: Settings) -> logging.Formatter:
-    """The form the settings ask for."""
-    return JsonFormatter() if settings.log_format == "json" else logging.Formatter(CONSOLE)
+    """The form the settings ask for; where several workers share a terminal each line names its device."""
+    device = settings.device_name
+    if settings.log_format == "json":
+        return JsonFormatter(device=device)
+    return logging.Formatter(CONSOLE if device is None else CONSOLE_OF_ONE, defaults={"worker_device": device})

@@ -72,6 +72,7 @@ def load_engine(settings: Settings) -> DecodeEngine:
         device=settings.device,
         dtype=settings.dtype,
         num_threads=num_threads(settings),
+        gpu_memory_fraction=settings.gpu_memory_fraction,
     )
 
 
@@ -83,7 +84,7 @@ def describe_engine(settings: Settings, info: EngineInfo) -> str:
 
 def describe_device(settings: Settings, dtype: str, device: str, fast_paths: Mapping[str, str]) -> str:
     """The part of that line that does not depend on the weights."""
-    text = f"{dtype} on {device}"
+    text = f"{dtype} on {device_name(settings, device)}"
     if device == "cpu":
         count = num_threads(settings)
         text += f", {count} thread{'s' * (count > 1)}"
@@ -93,12 +94,17 @@ def describe_device(settings: Settings, dtype: str, device: str, fast_paths: Map
     return "; ".join([text, *(f"{' and '.join(same)}: {how}" for how, same in names.items())])
 
 
+def device_name(settings: Settings, device: str) -> str:
+    """What to call the engine's device: to a process that sees one GPU of many it is always "cuda"."""
+    return settings.device_name or device
+
+
 def num_threads(settings: Settings) -> int:
     """CPU threads of the engine: as set, or what the machine can spare."""
-    return settings.threads or _spare_threads()
+    return settings.threads or spare_threads()
 
 
-def _spare_threads() -> int:
+def spare_threads() -> int:
     """All cores but one, which is left to the queue's threads, Redis and the database.
 
     An engine that takes every core waits at each barrier for the thread that was pushed off its own: on two busy cores

@@ -37,7 +37,7 @@ from worker.heartbeat import Heartbeat, Holding, Watchdog
 from worker.hints import HintRepair, redis_client
 from worker.keeper import Keeper
 from worker.lease import Lease, Slot
-from worker.loading import DecodeEngine, describe_engine, load_engine
+from worker.loading import DecodeEngine, describe_engine, device_name, load_engine
 from worker.reader import Reader
 from worker.redis_check import warn_of_eviction
 from worker.staging import Staging
@@ -177,7 +177,7 @@ class Mill:
             rows=self.rows,
             max_model_len=info.max_model_len,
             dtype=info.dtype,
-            device=info.device,
+            device=device_name(self._settings, info.device),
         )
 
     def start(self) -> None:

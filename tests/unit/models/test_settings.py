@@ -34,6 +34,18 @@ def test_bad_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch)
     assert "soonish" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("fraction", "is_good"), [("0.01", True), ("1", True), ("0", False), ("1.01", False)])
+def test_fraction_of_a_gpu_is_above_zero_and_at_most_one(
+    monkeypatch: pytest.MonkeyPatch, fraction: str, is_good: bool
+) -> None:
+    monkeypatch.setenv("BATCHMILL_GPU_MEMORY_FRACTION", fraction)
+    if is_good:
+        assert load_settings().gpu_memory_fraction == float(fraction)
+    else:
+        with pytest.raises(ConfigurationError, match="gpu_memory_fraction"):
+            load_settings()
+
+
 def test_model_is_named_by_the_last_part_of_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "my model"
     folder.mkdir()
