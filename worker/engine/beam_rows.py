@@ -48,21 +48,24 @@ class BeamGroup(Group):
         if beams:
             self._place(beams, places, rows, cache)
         else:  # the search is done, or it fails
-            rows.end(list(places.values()))
+            for sequence in self.sequences:
+                sequence.ended = True
 
     def _place(self, beams: Items[Beam], row_of: Mapping[int, int], rows: Rows, cache: KVCache) -> None:
         """Give each beam a row that holds its past, and its newest token to feed."""
         sources = [self.order[beam.row] for beam in beams]
         free = [answer for answer in self.order if answer not in sources]
         length = self.sequences[0].length
+        pasts = [sequence.token_ids[:-1] for sequence in self.sequences]
         order: list[int] = []
-        for source in sources:
+        for source, beam in zip(sources, beams, strict=True):
             answer = source
             if source in order:
                 answer = free.pop()
                 rows.move(row_of[answer], row_of[source])
                 cache.copy(row_of[answer], row_of[source], length, start=min(len(self.prompt_token_ids), length))
             order.append(answer)
+            self.sequences[answer].token_ids = [*pasts[source], beam.token_id]
         self.order = order
         rows.replace_newest([row_of[answer] for answer in order], [beam.token_id for beam in beams])
 
@@ -93,7 +96,9 @@ def form_beams(asked: Sequence) -> BeamGroup:
         completes_stop=_StopWatch(asked) if asked.stop_search else None,
     )
     sequences = [
-        replace(asked, params=plain, answer=answer, num_beams=num_beams, stop_token_ids=(), stop_search=None, top=[])
+        replace(
+            asked.begun_anew(), params=plain, answer=answer, num_beams=num_beams, stop_token_ids=(), stop_search=None
+        )
         for answer in range(num_beams)
     ]
     return BeamGroup(asked.request_id, params, sequences, asked=asked, search=search, order=list(range(num_beams)))
@@ -141,7 +146,7 @@ class _StopWatch:
         *past, newest = token_ids
         sequence = _fork(self._before[tuple(past)])
         self._read[tuple(token_ids)] = sequence
-        return _observe(sequence, newest)
+        return sequence.observe(newest)
 
 
 def _fork(sequence: Sequence) -> Sequence:
@@ -152,14 +157,9 @@ def _fork(sequence: Sequence) -> Sequence:
     return replace(sequence, stop_search=search)
 
 
-def _observe(sequence: Sequence, token_id: int) -> bool:
-    sequence.num_generated += 1
-    return sequence.observe(token_id)
-
-
 def _complete(asked: Sequence, found: Hypothesis, tokenizer: Tokenizer | None) -> Completion:
     sequence = replace(_fork(asked), top=found.top)
     for token_id in found.token_ids:
-        _observe(sequence, token_id)
+        sequence.observe(token_id)
     completion = finish(sequence, found.token_ids, found.logprobs, tokenizer=tokenizer)
     return replace(completion, score=found.score)

@@ -31,7 +31,7 @@ from worker.engine.rows import Rows
 from worker.engine.runner import Runner
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
-from worker.engine.stepper import Stepper
+from worker.engine.stepper import Stepper, choose_lag
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.types import Delta, EngineError, Output, Request, RowError
 
@@ -76,6 +76,7 @@ class Engine:
             self._counters,
             max_model_len=preparer.max_model_len,
             fail=self._fail,
+            lag=choose_lag(model.device),
         )
         self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths)
 
@@ -173,14 +174,15 @@ class Engine:
             intact = True
         except BaseException as error:
             if not is_allocation_failure(error):
+                self._stepper.discard()
                 self._recovery.begin_anew()
                 raise
             intact = False
         # Only here are the failed step's tensors let go, which its exception held.
         if intact is None:
             self._recovery.note_clean_step()
-        elif hopeless := self._recovery.split(intact=intact):
-            self._fail(hopeless.request_id, out_of_memory(hopeless.max_length))
+        else:
+            self._make_room(intact=intact)
         finished, self._finished = self._finished, []
         return finished
 
@@ -190,8 +192,7 @@ class Engine:
         A row that begins anew after memory ran out repeats nothing. One that begins anew in float32 gives out no more:
         its output may differ from what was given out, as it may where the request failed.
         """
-        deltas, self._stepper.deltas = self._stepper.deltas, []
-        return deltas
+        return self._stepper.take_deltas()
 
     @property
     def num_live(self) -> int:
@@ -263,33 +264,43 @@ class Engine:
         if admitted := self._scheduler.admit():
             self._stepper.begin(self._scheduler.live, len(admitted))
             self._retire()
-        if self._scheduler.live and not self._scheduler.fills_up():
+        if not self._scheduler.live:
+            self._stepper.settle()
+        elif not self._scheduler.fills_up():
             self._stepper.decode(self._scheduler)
+
+    def _make_room(self, *, intact: bool) -> None:
+        """Go on with fewer rows, once the host has seen what the rows hold, where they hold anything."""
+        if intact:
+            self._stepper.settle()
+        else:
+            self._stepper.discard()
+        if hopeless := self._recovery.split(intact=intact):
+            self._fail(hopeless.request_id, out_of_memory(hopeless.max_length))
 
     def _retire(self) -> None:
         """Take ended and cancelled sequences out of their rows and close the holes."""
         live = self._scheduler.live
-        done = self._rows.done[: len(live)].tolist()
         for row, sequence in enumerate(live):
-            if done[row] and not sequence.cancelled:
-                self._finish(row, sequence)
-            elif done[row]:  # perhaps for scores that were no numbers: nobody else looks at a cancelled row
+            if sequence.ended and not sequence.cancelled:
+                self._finish(sequence)
+            elif sequence.ended or (sequence.cancelled and self._stepper.has_in_flight):
+                # Perhaps its scores were no numbers: nobody else looks at a cancelled row.
                 self._runner.cache.clear(row)
-        gone = {row for row, sequence in enumerate(live) if done[row] or sequence.cancelled}
+        gone = {row for row, sequence in enumerate(live) if sequence.ended or sequence.cancelled}
         for dst, src in self._scheduler.remove(gone):
             self._rows.move(dst, src)
             self._runner.cache.copy(dst, src, live[dst].length)
 
-    def _finish(self, row: int, sequence: Sequence) -> None:
+    def _finish(self, sequence: Sequence) -> None:
         """Put out the request whose last sequence this was; a failed sequence fails its request at once."""
         group = self._groups.get(sequence.request_id)
         if group is None:  # another sequence of the request failed in this same step
             return
-        token_ids, logprobs = self._rows.output(row, sequence.num_generated)
         tokenizer = self._preparer.tokenizer
         try:
             with blaming_the_row():
-                output = group.end(sequence, token_ids, logprobs, tokenizer=tokenizer)
+                output = group.end(sequence, sequence.token_ids, sequence.logprobs, tokenizer=tokenizer)
                 if output is not None:
                     output = with_prompt(output, group.params, group.sequences[0], tokenizer=tokenizer)
         except RowError as error:

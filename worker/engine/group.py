@@ -77,7 +77,9 @@ def fan_out(first: Sequence, tokenizer: Tokenizer | None) -> Group:
     sequences = [first]
     for answer in range(1, first.params.num_answers):
         seed = derive_seed(first.params.seed, answer)
-        sequences.append(replace(first, answer=answer, seed=seed, stop_search=new_search(first, tokenizer), top=[]))
+        sequences.append(
+            replace(first.begun_anew(), answer=answer, seed=seed, stop_search=new_search(first, tokenizer))
+        )
     return Group(first.request_id, first.params, sequences)
 
 

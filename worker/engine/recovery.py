@@ -144,7 +144,8 @@ class Recovery:
 def rewind(group: Group, sequences: Iterable[Sequence], tokenizer: Tokenizer | None) -> None:
     """Set sequences of a group, all of them where they are beams, to where they began."""
     for sequence in sequences:
-        sequence.num_generated, sequence.top = 0, []
+        sequence.num_generated, sequence.ended = 0, False
+        sequence.token_ids, sequence.logprobs, sequence.top = [], [], []
         sequence.stop_search = new_search(sequence, tokenizer)
         if sequence.answer in group.makers:
             group.makers[sequence.answer] = follow(sequence, tokenizer, past=group.makers[sequence.answer])

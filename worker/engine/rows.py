@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 
 from worker.engine.bans import Bans
-from worker.engine.linear import round_up
 from worker.engine.penalties import Penalties
 from worker.engine.sampling import Features, SamplingState
 from worker.engine.sequence import Sequence
-
-_OUTPUT_STEP_TOKENS = 256  # output buffers grow in these steps
 
 
 @dataclass(slots=True)
@@ -31,8 +28,6 @@ class Rows:
     min_p: Tensor  # [S] float32
     seed: Tensor  # [S] int64
     min_tokens: Tensor  # [S] int64
-    output_ids: Tensor  # [S, M] int64
-    output_logprobs: Tensor  # [S, M] float32
     penalties: Penalties
     bans: Bans
 
@@ -59,8 +54,6 @@ class Rows:
             min_p=floats(),
             seed=integers(),
             min_tokens=integers(),
-            output_ids=torch.zeros(num_slots, 0, dtype=torch.int64, device=device),
-            output_logprobs=torch.zeros(num_slots, 0, dtype=torch.float32, device=device),
             penalties=Penalties.allocate(num_slots, device=device),
             bans=Bans.allocate(num_slots, device=device),
         )
@@ -108,14 +101,6 @@ class Rows:
     def reserve(self, first: int, sequences: Items[Sequence]) -> None:
         """Make room for one more token of rows [first, first + n): as they grow, not for all that they may become."""
         self.penalties.reserve(first, sequences)
-        longest = max(sequence.num_generated for sequence in sequences) + 1
-        more = round_up(longest, _OUTPUT_STEP_TOKENS) - self.output_ids.shape[1]
-        if more > 0:
-            pad = torch.nn.functional.pad  # both or, where memory ends, neither
-            self.output_ids, self.output_logprobs = (
-                pad(self.output_ids, (0, more)),
-                pad(self.output_logprobs, (0, more)),
-            )
 
     def sampling(self, rows: slice | Tensor) -> SamplingState:
         """Take the settings of some rows, by range or by index [B]."""
@@ -123,12 +108,9 @@ class Rows:
         return every.take(rows)
 
     def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
-        """Append tokens [B] and logprobs [B] to rows, and mark those that ended: a stop token, the last allowed, or a
-        logprob that is no number, since what follows from such scores is none either.
+        """Take tokens [B], of logprobs [B], as the newest of rows, and mark those that ended: a stop token, the last
+        allowed, or a logprob that is no number, since what follows from such scores is none either.
         """
-        index = self.generated[rows, None]
-        self.output_ids[rows].scatter_(1, index, tokens[:, None])
-        self.output_logprobs[rows].scatter_(1, index, logprobs[:, None])
         self.generated[rows] += 1
         self.token[rows] = tokens
         self.penalties.record(rows, tokens)
@@ -138,17 +120,7 @@ class Rows:
 
     def replace_newest(self, rows: Items[int], tokens: Items[int]) -> None:
         """Put other tokens in place of those recorded last."""
-        index, new = torch.tensor(rows, device=self.token.device), torch.tensor(tokens, device=self.token.device)
-        self.output_ids[index, self.generated[index] - 1] = new
-        self.token[index] = new
-
-    def end(self, rows: Items[int]) -> None:
-        """Mark rows that ended."""
-        self.done[torch.tensor(rows, device=self.done.device)] = True
-
-    def output(self, row: int, num_tokens: int) -> tuple[list[int], list[float]]:
-        """Read the first tokens of a row and their logprobs back to the host."""
-        return self.output_ids[row, :num_tokens].tolist(), self.output_logprobs[row, :num_tokens].tolist()
+        self.token[torch.tensor(rows, device=self.token.device)] = torch.tensor(tokens, device=self.token.device)
 
 
 def pad_ids(ids: Items[int], width: int) -> list[int]:

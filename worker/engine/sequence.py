@@ -1,7 +1,7 @@
 """One prompt on its way through the engine, as the host sees it. No tensors."""
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from worker.engine.tokenizer import TextStream
 from worker.engine.types import FinishReason, SamplingParams
@@ -28,6 +28,11 @@ class StopSearch:
         if may_stop:
             self.end = self._find(before)
         return self.end is not None
+
+    @property
+    def num_seen(self) -> int:
+        """Tokens added so far."""
+        return len(self.offsets)
 
     def finish(self) -> None:
         """Show half a character at the end, which may complete a stop string. No token may follow."""
@@ -83,8 +88,11 @@ class Sequence:
     prefix_hashes: list[int] = field(default_factory=list)
     num_prompt_top: int | None = None  # alternatives a prompt token; None: the prompt is not scored
     prompt_scores: PromptScores | None = None  # of a request's first answer, once its prompt has run
-    num_generated: int = 0
+    num_generated: int = 0  # tokens the device has chosen, or was told to choose
+    token_ids: list[int] = field(default_factory=list)  # those of them that the host has seen
+    logprobs: list[float] = field(default_factory=list)  # one a token
     top: list[tuple[tuple[int, float], ...]] = field(default_factory=list)  # (id, logprob) a token, likeliest first
+    ended: bool = False  # as far as the host has seen
     streams: bool = False  # whether its request's group gives it out by pieces
     cancelled: bool = False
 
@@ -112,11 +120,22 @@ class Sequence:
         """Whether the host must look at each token of this row."""
         return self.stop_search is not None or bool(self.params.top_logprobs)
 
+    def begun_anew(self) -> "Sequence":
+        """A copy that has generated nothing. Its stop search, which remembers text, is the same."""
+        return replace(self, num_generated=0, token_ids=[], logprobs=[], top=[], ended=False, cancelled=False)
+
+    def note(self, token_id: int, logprob: float, alternatives: tuple[tuple[int, float], ...] | None) -> None:
+        """Note a token that the host has seen."""
+        self.token_ids.append(token_id)
+        self.logprobs.append(logprob)
+        if alternatives is not None:
+            self.top.append(alternatives)
+
     def observe(self, token_id: int) -> bool:
-        """Look at a new token, counted already; say whether a stop string ends the sequence here."""
+        """Look at a new token; say whether a stop string ends the sequence here."""
         if self.stop_search is None or token_id in self.stop_token_ids:
             return False
-        return self.stop_search.push(token_id, may_stop=self.num_generated >= self.params.min_tokens)
+        return self.stop_search.push(token_id, may_stop=self.stop_search.num_seen >= self.params.min_tokens - 1)
 
     def has_ended_with(self, token_id: int) -> bool:
         """Whether a new token, observed already, is no part of the answer or ended it by a stop string."""

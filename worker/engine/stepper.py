@@ -1,9 +1,13 @@
 """One step of the rows on the device: prompts of new rows, or a token more for each. Knows no queue and no results.
 
-Each first computes, which changes no row that was live, and then records what was chosen.
+Each first computes, which changes no row that was live, and then records what was chosen. With a lag of one step the
+device is given the next step before the host has looked at this one, and so never waits for the host: a row that ended
+is decoded once more then, which changes nothing that anyone reads. What needs the host's word in every step, beams and
+contexts that overflow, is waited for.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -12,12 +16,14 @@ import torch
 from torch import Tensor
 
 from worker.engine.beam_rows import beams_of
-from worker.engine.faults import blaming_the_row, leaving_rows_alone
+from worker.engine.faults import leaving_rows_alone
 from worker.engine.group import Group
 from worker.engine.info import Counters
 from worker.engine.linear import ROW_MULTIPLE, round_up
 from worker.engine.loader import Model
+from worker.engine.observer import Launched, Observer
 from worker.engine.prefill import Prefill
+from worker.engine.readback import ReadBack
 from worker.engine.rows import Rows, features_of
 from worker.engine.runner import Runner, Span, pad_rows
 from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
@@ -25,8 +31,6 @@ from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.transformer import logits
 from worker.engine.types import Delta, RowError
-
-Alternatives = tuple[tuple[int, float], ...]  # (token id, logprob), likeliest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,8 @@ class _Chosen:
     scores: Tensor  # [N, V] float32, N >= n a multiple of 16
     tokens: Tensor  # [N] int64
     logprobs: Tensor  # [N] float32
-    tops: dict[int, Alternatives]  # by row, of those that asked
+    asking: tuple[int, ...]  # rows that want alternatives
+    tops: tuple[Tensor, ...]  # theirs: ids [R, n] and logprobs [R, n]; nothing where none asks
 
 
 class Stepper:
@@ -53,11 +58,36 @@ class Stepper:
         *,
         max_model_len: int,
         fail: Callable[[str, RowError], None],
+        lag: int = 0,
     ) -> None:
+        """`lag`: steps that the device may be ahead of the host, 0 or 1."""
         self._weights, self._spec, self._max_model_len = model.weights, model.spec, max_model_len
         self._runner, self._prefill, self._rows = runner, prefill, rows
-        self._groups, self._counters, self._fail = groups, counters, fail
-        self.deltas: list[Delta] = []  # not taken yet
+        self._groups, self._counters, self._fail, self._lag = groups, counters, fail, lag
+        self._observer = Observer(groups, counters, fail=fail)
+        self._in_flight: deque[Launched] = deque()
+
+    def take_deltas(self) -> list[Delta]:
+        """Take what became certain of requests that stream, in order."""
+        deltas, self._observer.deltas = self._observer.deltas, []
+        return deltas
+
+    @property
+    def has_in_flight(self) -> bool:
+        """Whether the host has not yet seen all that the device was told to do."""
+        return bool(self._in_flight)
+
+    def settle(self) -> None:
+        """Wait for everything that the device was told to do."""
+        self._catch_up(0)
+
+    def discard(self) -> None:
+        """Forget what the device was told to do: all its rows begin anew."""
+        self._in_flight.clear()
+
+    def _catch_up(self, lag: int) -> None:
+        while len(self._in_flight) > lag:
+            self._observer.take(self._in_flight.popleft())
 
     def begin(self, live: Items[Sequence], num_new: int) -> None:
         """Run the prompts of the last rows, just admitted, and choose each one's first token."""
@@ -69,18 +99,12 @@ class Stepper:
             self._rows.start(first, sequences, vocab_size=self._spec.vocab_size)
             hidden = self._prefill.run(first, sequences)
             chosen = self._choose(first, sequences, _padded(hidden))
-        now = time.perf_counter()
-        for sequence in sequences:
-            if sequence.answer == 0:
-                self._groups[sequence.request_id].begun = (began, now)
-        self._record(first, sequences, chosen)
+        self._record(first, sequences, chosen, began=began, is_prompt=True)
         self._counters.prompt_tokens += sum(len(sequence.prompt_token_ids) for sequence in sequences)
         self._counters.shared_tokens, self._counters.prefix_hits = self._prefill.shared_tokens, self._prefill.num_hits
-        self._counters.prefill_seconds += time.perf_counter() - began
 
     def decode(self, scheduler: Scheduler) -> None:
         """Feed every live row its newest token and choose the next."""
-        began = time.perf_counter()
         for a, b in scheduler.set_apart():
             self._rows.swap(a, b)
             self._runner.cache.copy(a, b, scheduler.live[a].length)
@@ -92,11 +116,10 @@ class Stepper:
             self._recompute(len(plain), live[len(plain) :])
         self._counters.steps += 1
         self._counters.row_steps += len(live)
-        self._counters.decode_seconds += time.perf_counter() - began
 
     def _extend(self, sequences: list[Sequence]) -> None:
         """Decode rows [0, n) over the cache."""
-        num_rows = len(sequences)
+        began, num_rows = time.perf_counter(), len(sequences)
         padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
         ends = [sequence.length + 1 for sequence in sequences]
         with leaving_rows_alone():
@@ -105,18 +128,18 @@ class Stepper:
             hidden = self._runner.decode(self._rows.token[:padded], positions, ends)
             chosen = self._choose(0, sequences, hidden)
         self._rows.position[:num_rows] += 1
-        self._record(0, sequences, chosen)
+        self._record(0, sequences, chosen, began=began)
 
     def _recompute(self, first: int, sequences: list[Sequence]) -> None:
         """Decode rows [first, first + n), each over the newest tokens of its context alone, at positions from 0."""
-        spans = []
+        self.settle()
+        began, spans = time.perf_counter(), []
         with leaving_rows_alone():
             for row, sequence in enumerate(sequences, first):
-                generated, _ = self._rows.output(row, sequence.num_generated)
-                newest = [*sequence.prompt_token_ids, *generated][-(sequence.context_length or 0) :]
+                newest = [*sequence.prompt_token_ids, *sequence.token_ids][-(sequence.context_length or 0) :]
                 spans.append(Span(row, 0, newest))
             chosen = self._choose(first, sequences, _padded(self._runner.prefill(spans)))
-        self._record(first, sequences, chosen)
+        self._record(first, sequences, chosen, began=began)
 
     def _choose(self, first: int, sequences: Items[Sequence], hidden: Tensor) -> _Chosen:
         """Choose a token for rows [first, first + n) from hidden [N, C], whose first n rows are theirs."""
@@ -125,66 +148,39 @@ class Stepper:
         began = time.perf_counter()
         index = pad_rows(torch.arange(first, first + len(sequences), device=hidden.device))
         tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences), self._runner.ops)
-        chosen = _Chosen(scores, tokens, logprobs, self._collect_top(sequences, scores))
+        asking = tuple(row for row, sequence in enumerate(sequences) if sequence.params.top_logprobs)
+        tops: tuple[Tensor, ...] = ()
+        if asking:
+            values, ids = top_logprobs(scores, list(asking), MAX_TOP_LOGPROBS, self._runner.ops)
+            tops = ids, values
         self._counters.sampling_seconds += time.perf_counter() - began
-        return chosen
+        return _Chosen(scores, tokens, logprobs, asking, tops)
 
-    def _collect_top(self, sequences: Items[Sequence], scores: Tensor) -> dict[int, Alternatives]:
-        asking = [row for row, sequence in enumerate(sequences) if sequence.params.top_logprobs]
-        if not asking:
-            return {}
-        values, ids = top_logprobs(scores, asking, MAX_TOP_LOGPROBS, self._runner.ops)
-        tops = {}
-        for row, some_ids, some_values in zip(asking, ids.tolist(), values.tolist(), strict=True):
-            num = sequences[row].params.top_logprobs
-            tops[row] = tuple(zip(some_ids[:num], some_values[:num], strict=True))
-        return tops
-
-    def _record(self, first: int, sequences: Items[Sequence], chosen: _Chosen) -> None:
-        """Note the tokens of rows [first, first + n), and let the host see those it must look at."""
-        began = time.perf_counter()
-        count = len(sequences)
-        self._rows.record(slice(first, first + count), chosen.tokens[:count], chosen.logprobs[:count])
-        for row, sequence in enumerate(sequences):
+    def _record(
+        self, first: int, sequences: Items[Sequence], chosen: _Chosen, *, began: float, is_prompt: bool = False
+    ) -> None:
+        """Note the tokens of rows [first, first + n) on the device, and let the host look at those of a step before."""
+        rows = slice(first, first + len(sequences))
+        tokens, logprobs = chosen.tokens[: len(sequences)], chosen.logprobs[: len(sequences)]
+        self._rows.record(rows, tokens, logprobs)
+        for sequence in sequences:
             sequence.num_generated += 1
-            if row in chosen.tops:
-                sequence.top.append(chosen.tops[row])
-            if sequence.stop_search is not None:
-                self._observe(first + row, sequence, int(chosen.tokens[row]))
-        if streaming := [row for row, sequence in enumerate(sequences) if sequence.streams]:
-            self._show(sequences, chosen, streaming)
+        results = ReadBack(tokens, logprobs, self._rows.done[rows], *chosen.tops)
+        self._in_flight.append(Launched(tuple(sequences), results, chosen.asking, is_prompt, began))
+        if not any(sequence.num_beams for sequence in sequences):
+            self._catch_up(self._lag)
+            return
+        self.settle()
         for group, row_of in beams_of(sequences, self._groups):
             try:
                 group.advance(row_of, first, chosen.scores, self._rows, self._runner.cache)
             except RowError as error:
                 self._fail(group.request_id, error)
-        self._counters.sampling_seconds += time.perf_counter() - began
 
-    def _observe(self, row: int, sequence: Sequence, token_id: int) -> None:
-        """Look for a stop string; the request whose text cannot be made fails at once."""
-        if sequence.cancelled:  # another answer of the request failed in this step
-            return
-        try:
-            with blaming_the_row():
-                ended = sequence.observe(token_id)
-        except RowError as error:
-            self._fail(sequence.request_id, error)
-        else:
-            if ended:
-                self._rows.done[row] = True
 
-    def _show(self, sequences: Items[Sequence], chosen: _Chosen, rows: list[int]) -> None:
-        """Give out what is new of the answers in some rows."""
-        tokens, logprobs = chosen.tokens[rows].tolist(), chosen.logprobs[rows].tolist()
-        for row, token_id, logprob in zip(rows, tokens, logprobs, strict=True):
-            sequence = sequences[row]
-            if sequence.cancelled:  # another answer of the request failed in this step
-                continue
-            try:
-                with blaming_the_row():
-                    self.deltas += self._groups[sequence.request_id].show(sequence, token_id, logprob)
-            except RowError as error:
-                self._fail(sequence.request_id, error)
+def choose_lag(device: torch.device) -> int:
+    """How many steps a device is ahead of the host: one where it works while the host does something else."""
+    return 1 if device.type == "cuda" else 0
 
 
 def _padded(hidden: Tensor) -> Tensor:

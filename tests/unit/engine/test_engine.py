@@ -294,7 +294,6 @@ def test_many_tokens_asked_for_take_memory_only_as_they_come(folder: Path) -> No
     engine.add(engine.prepare(Request("endless", [3, 4], params=params)))
     for _ in range(3):
         engine.step()
-    assert engine._rows.output_ids.shape == (16, 256)
     assert engine._rows.penalties.seen_ids.shape[1] <= 256
 
 

@@ -140,10 +140,13 @@ def decode(sequences: list[Sequence], scores: dict[str, Tensor]) -> dict[str, tu
     rows = Rows.allocate(len(sequences), max_stop_ids=3, device=torch.device("cpu"))
     rows.start(0, sequences, vocab_size=next(iter(scores.values())).shape[-1])
     every = slice(0, len(sequences))
+    chosen: list[tuple[Tensor, Tensor]] = []
     for step in range(3):
         batch = torch.stack([scores[sequence.request_id][step] for sequence in sequences])
-        rows.record(every, *sample(batch, rows.sampling(every), features_of(sequences)))
-    return {sequence.request_id: rows.output(row, 3) for row, sequence in enumerate(sequences)}
+        chosen.append(sample(batch, rows.sampling(every), features_of(sequences)))
+        rows.record(every, *chosen[-1])
+    tokens, logprobs = (torch.stack(values, 1).tolist() for values in zip(*chosen, strict=True))
+    return {sequence.request_id: (tokens[row], logprobs[row]) for row, sequence in enumerate(sequences)}
 
 
 @settings(max_examples=25, deadline=None)

@@ -57,7 +57,7 @@ def test_move_takes_every_field_along() -> None:
     rows.move(0, 1)
     assert all(tensor[0].equal(value) for tensor, value in zip(tensors_of(rows), expected, strict=True))
     assert rows.done.tolist() == [True, True, False, False]
-    assert rows.output(0, 1) == ([5], [-2.0])
+    assert rows.token.tolist() == [5, 5, 0, 0]
 
 
 def test_cache_grows_without_losing_live_rows() -> None:
