@@ -53,6 +53,23 @@ def watch_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
+def worker_environment(settings: Settings) -> dict[str, str]:
+    """What hands settings of the command line on to a worker that ends with this process."""
+    return {
+        "DATABASE_URL": settings.database,
+        "REDIS_URL": settings.broker,
+        "BATCHMILL_STATE_DIR": str(settings.state_dir.resolve()),
+        "BATCHMILL_MODEL": settings.model,
+        "BATCHMILL_DEVICE": settings.device,
+        "BATCHMILL_DTYPE": settings.dtype,
+        "BATCHMILL_ROWS": str(settings.rows),
+        "BATCHMILL_GPU_MEMORY_FRACTION": str(settings.gpu_memory_fraction),
+        "BATCHMILL_GRACE_SECONDS": str(settings.grace_seconds),
+        "HF_HUB_OFFLINE": "1",  # a model of the hub is here by now: every start loads the one that was checked
+        PARENT_VARIABLE: str(os.getpid()),
+    }
+
+
 class WorkerProcess:
     """`batchmill worker` as a child: its log in a file, started again when it dies."""
 
@@ -61,18 +78,7 @@ class WorkerProcess:
         self._log_path, self._on_ready = log_path, on_ready
         self._began = 0  # where this start's part of the log begins
         self._is_ready = False  # its line was found there
-        self._environment = os.environ | {
-            "DATABASE_URL": settings.database,
-            "REDIS_URL": settings.broker,
-            "BATCHMILL_STATE_DIR": str(settings.state_dir.resolve()),
-            "BATCHMILL_MODEL": settings.model,
-            "BATCHMILL_DEVICE": settings.device,
-            "BATCHMILL_DTYPE": settings.dtype,
-            "BATCHMILL_ROWS": str(settings.rows),
-            "BATCHMILL_GRACE_SECONDS": str(settings.grace_seconds),
-            "HF_HUB_OFFLINE": "1",  # a model of the hub is here by now: every start loads the one that was checked
-            PARENT_VARIABLE: str(os.getpid()),
-        }
+        self._environment = os.environ | worker_environment(settings)
         self._grace_seconds = settings.grace_seconds
         self._deaths = 0
         self._process: subprocess.Popen[bytes] | None = None

@@ -9,6 +9,7 @@ import typer
 from cli.batch_commands import batches_app
 from cli.dead_letter_commands import dead_letters_app
 from cli.job_commands import jobs_app
+from cli.options import check_fraction, parse_rows
 from models.errors import BatchmillError
 
 EXIT_FAILURE = 1
@@ -34,7 +35,16 @@ app.add_typer(config_app, name="config")
 Model = Annotated[str | None, typer.Option(help="Model folder, or an id on the Hugging Face hub (default: demo).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
-Rows = Annotated[int | None, typer.Option(min=1, help="Rows decoded together (default: auto).")]
+Rows = Annotated[
+    str | None,
+    typer.Option(parser=parse_rows, metavar="N|auto", help="Rows decoded together (default: auto, by the memory)."),
+]
+Fraction = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-memory-fraction", callback=check_fraction, help="Of a GPU's memory, what may be used (default: 0.9)."
+    ),
+]
 State = Annotated[Path | None, typer.Option(help="State directory (default: .batchmill).")]
 
 
@@ -54,6 +64,7 @@ def run(
     model: Model = None,
     dtype: Dtype = None,
     rows: Rows = None,
+    gpu_memory_fraction: Fraction = None,
     errors: Annotated[Path | None, typer.Option(help="Where failed lines go (default: OUTPUT.errors.jsonl).")] = None,
     state: State = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same input.")] = False,
@@ -65,7 +76,9 @@ def run(
     from cli.run import RunOptions, run_file
     from models.settings import load_settings
 
-    settings = load_settings(model=model, dtype=dtype, rows=rows, state_dir=state)
+    settings = load_settings(
+        model=model, dtype=dtype, rows=rows, gpu_memory_fraction=gpu_memory_fraction, state_dir=state
+    )
     raise SystemExit(run_file(RunOptions(input, output, errors, fresh), settings))
 
 
@@ -74,6 +87,7 @@ def serve(
     model: Model = None,
     dtype: Dtype = None,
     rows: Rows = None,
+    gpu_memory_fraction: Fraction = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     state: State = None,
@@ -82,9 +96,10 @@ def serve(
     from cli.serve import serve_all
     from models.settings import load_settings
 
-    raise SystemExit(
-        serve_all(load_settings(model=model, dtype=dtype, rows=rows, state_dir=state), host=host, port=port)
+    settings = load_settings(
+        model=model, dtype=dtype, rows=rows, gpu_memory_fraction=gpu_memory_fraction, state_dir=state
     )
+    raise SystemExit(serve_all(settings, host=host, port=port))
 
 
 @app.command()
@@ -103,17 +118,39 @@ def api(
 def worker(
     model: Model = None,
     device: Device = None,
+    devices: Annotated[
+        str | None, typer.Option(help="all GPUs, or a list such as 0,1,3 or cpu,cpu: a worker each, one supervisor.")
+    ] = None,
     dtype: Dtype = None,
     rows: Rows = None,
+    gpu_memory_fraction: Fraction = None,
     state: State = None,
     loglevel: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run a worker: one process, one model, one device. `celery -A worker.celery_app worker` works as well."""
-    from cli.worker import run_worker
+    """Run a worker: one process, one model, one device. `celery -A worker.celery_app worker` works as well.
+
+    With --devices such a process runs on each device, and is started again when it dies.
+    """
     from models.settings import load_settings
 
-    settings = load_settings(model=model, device=device, dtype=dtype, rows=rows, state_dir=state)
-    raise SystemExit(run_worker(settings, loglevel=loglevel))
+    settings = load_settings(
+        model=model,
+        device=device,
+        dtype=dtype,
+        rows=rows,
+        gpu_memory_fraction=gpu_memory_fraction,
+        state_dir=state,
+    )
+    if devices is None:
+        from cli.worker import run_worker
+
+        raise SystemExit(run_worker(settings, loglevel=loglevel))
+    if device is not None:
+        raise typer.BadParameter("give this or --device, not both", param_hint="--devices")
+    from cli.devices import choose_devices
+    from cli.supervisor import supervise
+
+    raise SystemExit(supervise(settings, choose_devices(devices), loglevel=loglevel))
 
 
 @app.command()

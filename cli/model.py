@@ -29,6 +29,16 @@ def find_model(settings: Settings) -> Path | None:
     return folder
 
 
+def has_model(settings: Settings) -> bool:
+    """Find the model; where there is none that we can run, say why on standard error."""
+    try:
+        find_model(settings)
+    except ConfigurationError as error:
+        sys.stderr.write(f"batchmill: {error.message}\n")
+        return False
+    return True
+
+
 def is_cached(model_id: str) -> bool:
     """Whether an earlier download of a hub's model is there, so that a start need not wait for one."""
     from huggingface_hub import try_to_load_from_cache

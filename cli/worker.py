@@ -2,21 +2,16 @@
 
 import importlib
 import os
-import sys
 
 from cli.children import EXIT_CONFIGURATION, watch_parent
-from cli.model import find_model
-from models.errors import ConfigurationError
+from cli.model import has_model
 from models.settings import Settings
 
 
 def run_worker(settings: Settings, *, loglevel: str) -> int:
     """Run until told to stop, then exit: with status 78 where starting again cannot help."""
     watch_parent()
-    try:
-        find_model(settings)
-    except ConfigurationError as error:
-        sys.stderr.write(f"batchmill: {error.message}\n")
+    if not has_model(settings):
         return EXIT_CONFIGURATION
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     from worker.celery_app import create_app
