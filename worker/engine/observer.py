@@ -19,6 +19,7 @@ class Launched:
     """A step the device was told to do, for some rows."""
 
     sequences: tuple[Sequence, ...]  # by row, as the rows were then
+    answers: tuple[list[int], ...]  # their lists of tokens: one that began anew meanwhile has another
     results: ReadBack  # token [B], logprob [B], done [B], and of those that asked alternatives [R, n] and logprobs
     asking: tuple[int, ...]  # rows whose alternatives are there
     is_prompt: bool
@@ -38,7 +39,8 @@ class Observer:
     def take(self, launched: Launched) -> None:
         """Wait for a step's results and note them.
 
-        A row that was found to have ended meanwhile was decoded once too often: that token is nobody's.
+        A row that was found to have ended meanwhile was decoded once too often, and one that began anew has another
+        answer now: that token is nobody's.
         """
         tokens, logprobs, done, *tops = (copy.tolist() for copy in launched.results.wait())
         now = time.perf_counter()
@@ -49,7 +51,7 @@ class Observer:
             self._counters.decode_seconds += seconds
         alternatives = _alternatives(launched, *tops) if tops else {}
         for row, sequence in enumerate(launched.sequences):
-            if sequence.ended or sequence.cancelled:
+            if sequence.ended or sequence.cancelled or sequence.token_ids is not launched.answers[row]:
                 continue
             if launched.is_prompt and sequence.answer == 0:
                 self._groups[sequence.request_id].begun = (launched.began, now)

@@ -166,7 +166,8 @@ class Stepper:
         for sequence in sequences:
             sequence.num_generated += 1
         results = ReadBack(tokens, logprobs, self._rows.done[rows], *chosen.tops)
-        self._in_flight.append(Launched(tuple(sequences), results, chosen.asking, is_prompt, began))
+        answers = tuple(sequence.token_ids for sequence in sequences)
+        self._in_flight.append(Launched(tuple(sequences), answers, results, chosen.asking, is_prompt, began))
         if not any(sequence.num_beams for sequence in sequences):
             self._catch_up(self._lag)
             return

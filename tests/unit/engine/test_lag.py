@@ -1,0 +1,90 @@
+"""A device that is a step ahead of the host gives the same answers; what it does too much is nobody's."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.unit.engine.models import ragged_requests, tiny_llama, write_tiktoken
+from tests.unit.engine.test_deltas import check, decode
+from tests.unit.engine.test_faults import Trouble, drain, mixed_requests, run_all
+from worker.engine import Engine, Output, Request, SamplingParams
+
+
+@pytest.fixture(scope="module")
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("short")
+    tiny_llama(folder, max_position_embeddings=80)
+    write_tiktoken(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(short_folder: Path) -> dict[str, Output]:
+    return run_all(Engine.load(short_folder, rows=7), mixed_requests())
+
+
+@pytest.fixture
+def engine(short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setattr("worker.engine.engine.choose_lag", lambda _: 1)
+    return Engine.load(short_folder, rows=7)
+
+
+def test_everything_is_answered_alike(engine: Engine, expected: dict[str, Output]) -> None:
+    assert run_all(engine, mixed_requests()) == expected
+    assert engine.request_ids() == []
+
+
+def test_memory_may_run_out_between_a_step_and_its_results(engine: Engine, expected: dict[str, Output]) -> None:
+    numbers = [100, 900, 4000, 10_000]
+    with Trouble(numbers):
+        assert run_all(engine, mixed_requests()) == expected
+    assert engine.stats()["oom_splits"] == len(numbers)
+
+
+def test_a_failed_step_begins_every_row_anew(engine: Engine, expected: dict[str, Output]) -> None:
+    for request in mixed_requests():
+        engine.add(engine.prepare(request))
+    outputs: dict[str, Output] = {}
+    while engine.has_work:
+        if engine.stats()["steps"] in (3, 8, 9):
+            engine._counters.steps += 100  # once each
+            engine._recovery.begin_anew()
+        outputs |= {output.request_id: output for output in engine.step()}
+    assert outputs == expected
+
+
+def test_rows_join_and_are_cancelled_at_any_step(engine: Engine, short_folder: Path) -> None:
+    requests = ragged_requests(24, max_prompt=40, max_tokens=20, sampled=True)
+    alone = {output.request_id: output for output in Engine.load(short_folder, rows=7).generate(requests)}
+    rng, cancelled, outputs = random.Random(0), set[str](), dict[str, Output]()
+    while requests or engine.has_work:
+        for _ in range(rng.randint(0, 2)):
+            if requests:
+                engine.add(engine.prepare(requests.pop()))
+        if engine.request_ids() and rng.random() < 0.1:
+            name = rng.choice(engine.request_ids())
+            assert engine.cancel(name)
+            cancelled.add(name)
+        outputs |= {output.request_id: output for output in engine.step()}
+    assert len(cancelled) > 3
+    assert outputs == {name: output for name, output in alone.items() if name not in cancelled}
+
+
+@pytest.mark.parametrize("stop", [(), ("z",), ("ab", "xy")])
+def test_pieces_are_those_of_the_answer(engine: Engine, stop: tuple[str, ...]) -> None:
+    params = SamplingParams(max_tokens=20, seed=3, n=3, stop=stop, top_logprobs=1, echo=True)
+    outputs, deltas = decode(engine, [Request(str(i), f"abc{i}", params=params, stream=True) for i in range(5)])
+    for name, output in outputs.items():
+        check(output, [delta for delta in deltas if delta.request_id == name], params)
+
+
+def test_a_row_is_decoded_once_too_often_and_no_more(engine: Engine, short_folder: Path) -> None:
+    requests = ragged_requests(20, max_prompt=40, max_tokens=20)
+    prompt = Engine.load(short_folder, rows=7)
+    prompt.generate(requests)
+    for request in requests:
+        engine.add(engine.prepare(request))
+    drain(engine)
+    needed = prompt.stats()["row_steps"]
+    assert needed < engine.stats()["row_steps"] <= needed + len(requests)
