@@ -173,16 +173,21 @@ def supervise(settings: Settings, devices: Sequence[Device], *, loglevel: str) -
         return Supervisor(workers, wait, grace_seconds=settings.grace_seconds).run()
 
 
-def _launch(settings: Settings, device: Device, num_devices: int, loglevel: str) -> Process:
-    """Start a worker in a session of its own, so that ctrl-C reaches the supervisor alone, which passes it on."""
+def environment_of(settings: Settings, device: Device, num_devices: int) -> dict[str, str]:
+    """What makes a process one of so many workers: a device and a seat of its own, all else in common."""
     own = {
         "BATCHMILL_STATE_DIR": str(settings.state_dir.resolve() / "devices" / device.folder),
         "BATCHMILL_BLOB_URL": settings.blobs,
         "BATCHMILL_THREADS": str(settings.threads or max(spare_threads() // num_devices, 1)),
     }
+    return worker_environment(settings) | own | device.environment()
+
+
+def _launch(settings: Settings, device: Device, num_devices: int, loglevel: str) -> Process:
+    """Start a worker in a session of its own, so that ctrl-C reaches the supervisor alone, which passes it on."""
     return subprocess.Popen(
         [sys.executable, *COMMAND, "--loglevel", loglevel],
-        env=os.environ | worker_environment(settings) | own | device.environment(),
+        env=os.environ | environment_of(settings, device, num_devices),
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )

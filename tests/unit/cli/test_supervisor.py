@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from cli.devices import choose_devices
 from cli.signals import noted
-from cli.supervisor import OVERTIME_SECONDS, DeviceWorker, Supervisor
+from cli.supervisor import OVERTIME_SECONDS, DeviceWorker, Supervisor, environment_of
+from models.settings import load_settings
 
 GRACE_SECONDS = 25.0
 TERM, INT, HUP, KILL = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL
@@ -168,6 +171,39 @@ def test_each_event_is_a_line_with_an_action(caplog: pytest.LogCaptureFixture) -
         "worker on cpu:0 started, process 1",
         "worker on cpu:0 ended with status 71, starting it again in 2 s",
     ]
+
+
+def test_workers_have_a_seat_each_and_all_else_in_common(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.supervisor.spare_threads", lambda: 7)
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "redis.url").write_text("redis://127.0.0.1:1234/0\n")
+    settings = load_settings(state_dir=tmp_path, model="noop", rows="auto", gpu_memory_fraction=0.5, dtype="float32")
+    devices = choose_devices("3,cpu", find_gpus=lambda: "0123")
+
+    environments = [environment_of(settings, device, len(devices)) for device in devices]
+
+    for environment in environments:
+        monkeypatch.undo()
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        child = load_settings()
+        assert (child.database, child.broker, child.blobs) == (settings.database, settings.broker, settings.blobs)
+        assert (child.model, child.rows, child.gpu_memory_fraction) == ("noop", "auto", 0.5)
+        assert (child.dtype, child.threads) == ("float32", 3)
+    assert [environment["BATCHMILL_STATE_DIR"] for environment in environments] == [
+        str(tmp_path / "devices" / name) for name in ("cuda-3", "cpu-0")
+    ]
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["3", ""]
+
+
+@pytest.mark.parametrize(("given", "cores", "each"), [(5, 7, "5"), (None, 1, "1"), (None, 7, "2")])
+def test_threads_are_shared_unless_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, cores: int, each: str
+) -> None:
+    monkeypatch.setattr("cli.supervisor.spare_threads", lambda: cores)
+    [device] = choose_devices("cpu")
+    assert environment_of(load_settings(threads=given), device, 3)["BATCHMILL_THREADS"] == each
 
 
 def test_signals_are_noted_in_their_order_and_handlers_come_back() -> None:
