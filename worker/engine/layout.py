@@ -1,6 +1,7 @@
 """What a checkpoint calls its tensors, and how they make up the fused ones of this transformer. Knows no files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -56,6 +57,27 @@ def layer_shapes(spec: Spec) -> dict[str, Shape]:
 def fused_shape(parts: tuple[Part, ...]) -> Shape:
     """Shape of pieces stacked along the first axis."""
     return (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+
+
+# (field, its height) -> the rows wanted of it, in order: stretches of the first axis.
+Pick = Callable[[str, int], Items[range]]
+
+
+def pick_all(field: str, height: int) -> Items[range]:
+    """Want every row of a field."""
+    return [range(height)]
+
+
+def cut(parts: tuple[Part, ...], wanted: Items[range]) -> Iterator[tuple[Part, slice]]:
+    """Find the wanted rows of stacked pieces: each stretch in order, piece by piece, and the rows within the piece."""
+    for stretch in wanted:
+        above = 0
+        for part in parts:
+            height = part.shape[0]
+            first, end = max(stretch.start - above, 0), min(stretch.stop - above, height)
+            if first < end:
+                yield part, slice(first, end)
+            above += height
 
 
 def all_parts(spec: Spec) -> list[Part]:

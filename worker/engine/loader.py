@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from worker.engine.families import load_spec
 from worker.engine.folders import HUGGING_FACE_CONFIG, META_CONFIG, find_folder, is_meta_folder
 from worker.engine.linear import packing_works, relay
 from worker.engine.meta import find_shards, merge_shards
+from worker.engine.parallel.sharding import WHOLE, Share, check_split, local_spec, pick_share, stored_spec
 from worker.engine.spec import DTYPES, Spec
 from worker.engine.types import EngineError
 from worker.engine.weights import Weights, count_parameters, from_state_dict
@@ -23,7 +25,7 @@ PACKED = "oneDNN packed"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded decoder."""
+    """A loaded decoder, or one rank's share of it: `spec` and `weights` are the share's, the rest is the model's."""
 
     name: str
     folder: Path
@@ -36,26 +38,38 @@ class Model:
     fast_paths: dict[str, str]
 
 
-def load_model(path: Path, *, device: str, dtype: str) -> Model:
-    """Load a checkpoint. Raises EngineError with one sentence for anything that is wrong with it or the settings."""
+def load_model(path: Path, *, device: str, dtype: str, share: Share = WHOLE) -> Model:
+    """Load a checkpoint, or one rank's share of it and no more.
+
+    Raises EngineError with one sentence for anything that is wrong with it or the settings.
+    """
     folder = find_folder(path)
     spec, state, files = _open_checkpoint(path if path.is_file() else folder, folder)
     torch_device = choose_device(device)
     torch_dtype = choose_dtype(dtype, spec=spec, device=torch_device)
-    weights, fast_paths = _build_weights(spec, state, device=torch_device, dtype=torch_dtype)
-    digest = hash_files(files)
-    dtype_name = str(torch_dtype).removeprefix("torch.")
+    check_split(spec, share.num_ranks)
+    weights, fast_paths = _build_weights(spec, state, device=torch_device, dtype=torch_dtype, share=share)
     return Model(
         name=folder.resolve().name if path.exists() else path.name,
         folder=folder,
-        spec=spec,
+        spec=local_spec(spec, share),
         weights=weights,
         device=torch_device,
         dtype=torch_dtype,
         num_parameters=count_parameters(spec),
-        fingerprint=f"{ENGINE_VERSION}-{torch_device.type}-{dtype_name}-{digest}",
+        fingerprint=_name_fingerprint(files, device=torch_device, dtype=torch_dtype, share=share),
         fast_paths=fast_paths,
     )
+
+
+def _name_fingerprint(files: list[Path], *, device: torch.device, dtype: torch.dtype, share: Share) -> str:
+    """Name what decides the bits of an answer.
+
+    On a CPU a slice of a product has the bits it has in the whole, tests/unit/engine/parallel/test_products.py. What a
+    GPU's library computes depends on sizes, and so on the number of ranks.
+    """
+    parts = [ENGINE_VERSION, device.type, str(dtype).removeprefix("torch."), hash_files(files)]
+    return "-".join(parts if device.type == "cpu" or share == WHOLE else [*parts, f"{share.num_ranks}ranks"])
 
 
 def _open_checkpoint(path: Path, folder: Path) -> tuple[Spec, Mapping[str, Tensor], list[Path]]:
@@ -97,7 +111,7 @@ def choose_dtype(dtype: str, *, spec: Spec, device: torch.device) -> torch.dtype
 
 
 def _build_weights(
-    spec: Spec, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype
+    spec: Spec, state: Mapping[str, Tensor], *, device: torch.device, dtype: torch.dtype, share: Share
 ) -> tuple[Weights, dict[str, str]]:
     """Move tensors to where they are used, re-lay the matrices where that helps, and name what is in use.
 
@@ -108,9 +122,8 @@ def _build_weights(
         return tensor.to(device, dtype)
 
     linear = name_linear(device, dtype)
-    if linear == PACKED:
-        return from_state_dict(spec, state, place=place, relay=relay), {"linear": linear}
-    return from_state_dict(spec, state, place=place), {"linear": linear}
+    read = partial(from_state_dict, stored_spec(spec, share), state, place=place, pick=pick_share(spec, share))
+    return read(relay=relay) if linear == PACKED else read(), {"linear": linear}
 
 
 def name_linear(device: torch.device, dtype: torch.dtype) -> str:

@@ -22,9 +22,18 @@ from worker.engine.weights import Layer, Weights
 # In the last layer q has M rows where `forward` was asked to keep M, and so has the result.
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
+# (one rank's columns [N, w] of an activation) -> those of all ranks, [N, R * w]. Where a model's matrices are split
+# among processes by their outputs, each product needs its whole input back; in one process nothing is split.
+Join = Callable[[Tensor], Tensor]
+
 # (layer index, layer, heads [N, H + 2 Hkv, D]: queries, keys and values as projected, neither normalised nor rotated)
 # -> [N, H * D], and in the last layer [M, H * D]. For whoever makes q, k and v in a way of its own.
 Mix = Callable[[int, Layer, Tensor], Tensor]
+
+
+def as_is(x: Tensor) -> Tensor:
+    """Join nothing: the columns are all here."""
+    return x
 
 
 def forward(
@@ -54,8 +63,12 @@ def run_layers(
     mix: Mix,
     keep: Tensor | None = None,
     ops: Ops = TORCH_OPS,
+    join: Join = as_is,
 ) -> Tensor:
-    """As `forward`, by what mixes the tokens from their heads on."""
+    """As `forward`, by what mixes the tokens from their heads on.
+
+    With `join` the layers' matrices are one rank's rows of them, and the Spec counts that rank's heads.
+    """
     x = F.embedding(tokens, weights.embedding)  # [N, C]
     if weights.position_embedding is not None:
         x = x + F.embedding(positions, weights.position_embedding)
@@ -63,12 +76,12 @@ def run_layers(
     normed = normalise(spec, x, first.attention_norm, first.attention_norm_bias, ops)
     for index, layer in enumerate(weights.layers):
         qkv = linear(normed, layer.wqkv, layer.bqkv)
-        mixed = mix(index, layer, qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim))
+        mixed = join(mix(index, layer, qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim)))
         if keep is not None and index == spec.num_layers - 1:
             x = x[keep]
-        delta = linear(mixed, layer.wo, layer.bo)
+        delta = join(linear(mixed, layer.wo, layer.bo))
         x, normed = add_normalise(spec, x, delta, layer.mlp_norm, layer.mlp_norm_bias, ops)
-        delta = feed_forward(layer, spec, normed, ops)
+        delta = feed_forward(layer, spec, normed, ops, join)
         if index < spec.num_layers - 1:
             below = weights.layers[index + 1]
             x, normed = add_normalise(spec, x, delta, below.attention_norm, below.attention_norm_bias, ops)
@@ -115,11 +128,11 @@ def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor, ops: Ops
     return torch.cat([ops.rms_norm(q, q_norm, spec.norm_eps), ops.rms_norm(k, k_norm, spec.norm_eps)], dim=1)
 
 
-def feed_forward(layer: Layer, spec: Spec, normed: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
+def feed_forward(layer: Layer, spec: Spec, normed: Tensor, ops: Ops = TORCH_OPS, join: Join = as_is) -> Tensor:
     """The MLP over normalised [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
     inner = linear(normed, layer.w_gate_up, layer.b_gate_up)
     bent = gelu_tanh(inner) if spec.mlp == "gelu" else ops.swiglu(inner)
-    return linear(bent, layer.w_down, layer.b_down)
+    return join(linear(join(bent), layer.w_down, layer.b_down))
 
 
 def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None, ops: Ops) -> Tensor:

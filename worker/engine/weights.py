@@ -15,12 +15,15 @@ from torch import Tensor
 from worker.engine.layout import (
     Fields,
     Part,
+    Pick,
     all_parts,
+    cut,
     full_names,
     fused_shape,
     is_derived,
     layer_fields,
     layer_shapes,
+    pick_all,
     top_fields,
 )
 from worker.engine.spec import Spec
@@ -111,18 +114,23 @@ def from_state_dict(
     *,
     place: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     relay: Callable[[Tensor], Tensor] = lambda matrix: matrix,
+    pick: Pick = pick_all,
 ) -> Weights:
     """Fuse tensors under a checkpoint's names. Raises EngineError naming missing, extra or misshaped ones.
 
     `state` is read tensor by tensor, so it may be backed by mapped files: `place` (to a device, to a dtype) is applied
-    to each piece as it is read, `relay` to each fused matrix that `linear` multiplies by. What is returned shares no
-    memory with `state`.
+    to each piece as it is read, `relay` to each fused matrix that `linear` multiplies by. `pick` chooses the rows that
+    are read of each fused tensor. What is returned shares no memory with `state`.
     """
     state = full_names(spec, state)
     _check_names(spec, state)
 
+    def read(name: str, parts: tuple[Part, ...]) -> Tensor:
+        pieces = cut(parts, pick(name, fused_shape(parts)[0]))
+        return torch.cat([place(_read(state, part)[rows]) for part, rows in pieces])
+
     def fuse(table: Fields) -> dict[str, Tensor]:
-        return {name: torch.cat([place(_read(state, part)) for part in parts]) for name, parts in table.items()}
+        return {name: read(name, parts) for name, parts in table.items()}
 
     def fuse_layer(index: int) -> Layer:
         fused = fuse(layer_fields(spec, index))
