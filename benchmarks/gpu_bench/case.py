@@ -1,0 +1,121 @@
+"""One workload on one shape: every engine, warmed up, timed, and compared with the serial limit."""
+
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.gpu_bench.decoders import Decoder, OpenDecoder, Timed, peak_bytes, release_memory, run_timed
+from benchmarks.gpu_bench.limits import Limit
+from benchmarks.gpu_bench.ours import OURS
+from benchmarks.gpu_bench.records import Case, Phase, Run
+from benchmarks.gpu_bench.sample import Budget, Sample, choose_sample, find_pace, left_of
+from benchmarks.gpu_bench.workloads import Workload, cut, make_requests
+
+NO_TIME = "no time was left"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where, and against what, a shape is measured."""
+
+    shape: str
+    limit: Limit
+    device: torch.device
+    budget: Budget
+
+
+def run_case(place: Place, workload: Workload, engines: Mapping[str, OpenDecoder], *, runs_left: int) -> Case:
+    """Measure every engine, ours first. One that fails is left out and named with its reason."""
+    runs: list[Run] = []
+    skipped: dict[str, str] = {}
+    answers: list[list[int]] | None = None
+    for index, (name, open_decoder) in enumerate(engines.items()):
+        allowance = place.budget.share(runs_left - index)
+        if allowance <= 0:
+            skipped[name] = NO_TIME
+            continue
+        say(f"{place.shape} {workload.name}: {name}, about {allowance:.0f} s")
+        release_memory(place.device)
+        try:
+            run, tokens = _measure(place, workload, name, open_decoder, allowance)
+        except Exception as error:  # its reason goes into the report, and whether it is ours into the exit status
+            skipped[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            say(f"  {skipped[name]}")
+            continue
+        answers = tokens if answers is None else answers
+        runs.append(replace(run, equal_answers=_equal(answers, tokens)))
+        say(f"  {run.tokens_per_second:,.0f} tok/s, {run.whole.of_limit:.1%} of the limit")
+    release_memory(place.device)
+    return Case(place.shape, workload.name, workload.rows, workload.num_requests, tuple(runs), skipped)
+
+
+def _measure(
+    place: Place, workload: Workload, name: str, open_decoder: OpenDecoder, allowance: float
+) -> tuple[Run, list[list[int]]]:
+    """Open an engine, see how fast it is, time it on what fits its time."""
+    began = time.perf_counter()
+    requests = make_requests(workload, place.limit.spec.vocab_size, seed=1)
+    num_prefills = 2 if name == OURS else 1
+    with ExitStack() as stack:
+        decoder = stack.enter_context(open_decoder(workload))
+        probes = make_requests(workload, place.limit.spec.vocab_size, seed=2)
+        pace = find_pace(decoder, workload, probes, device=place.device, allowance=allowance)
+        warm_up_seconds = time.perf_counter() - began
+        sample = choose_sample(
+            pace,
+            requests,
+            workload.rows,
+            refills=decoder.refills,
+            num_prefills=num_prefills,
+            allowance=left_of(allowance, warm_up_seconds),
+        )
+        timed = run_timed(decoder, sample.requests, place.device)
+        prefill_seconds = _time_prompts(place, workload, decoder, len(sample.requests)) if name == OURS else None
+        run = _as_run(place, workload, name, sample, timed, prefill_seconds)
+        return replace(run, warm_up_seconds=warm_up_seconds, remark=decoder.remark), timed.tokens
+
+
+def _time_prompts(place: Place, workload: Workload, decoder: Decoder, num_requests: int) -> float:
+    """Time prompts of the same lengths alone.
+
+    A run of its own, since on a GPU the host's clock in a step says little of which kernels ran in it; other tokens, so
+    that no beginning of theirs is known already.
+    """
+    prompts = make_requests(workload, place.limit.spec.vocab_size, seed=4)[:num_requests]
+    return run_timed(decoder, cut(prompts, most=1), place.device).seconds
+
+
+def _as_run(
+    place: Place, workload: Workload, name: str, sample: Sample, timed: Timed, prefill_seconds: float | None
+) -> Run:
+    limit, requests = place.limit, sample.requests
+    prompts = limit.prefill(requests, workload.rows, shared_tokens=workload.shared_tokens)
+    steps = limit.decode(requests, workload.rows)
+    split = prefill_seconds is not None and prefill_seconds < timed.seconds
+    return Run(
+        engine=name,
+        num_requests=len(sample.requests),
+        output_scale=sample.output_scale,
+        output_tokens=sum(map(len, timed.tokens)),
+        warm_up_seconds=0.0,
+        whole=Phase(timed.seconds, prompts + steps),
+        prefill=None if prefill_seconds is None else Phase(prefill_seconds, prompts),
+        decode=Phase(timed.seconds - (prefill_seconds or 0.0), steps) if split else None,
+        peak_bytes=peak_bytes(place.device),
+        equal_answers=None,
+        remark="",
+    )
+
+
+def _equal(answers: list[list[int]], tokens: list[list[int]]) -> int:
+    """Count answers that are the beginning of the first engine's for the same prompt."""
+    return sum(ours[: len(theirs)] == theirs for ours, theirs in zip(answers, tokens, strict=False))
+
+
+def say(line: str) -> None:
+    """Report progress."""
+    print(line, file=sys.stderr, flush=True)
