@@ -6,12 +6,13 @@ own attention takes whole prompts, or one token a row; it serves where the kerne
 
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worker.engine.cache import Cache
 from worker.engine.kv_cache import WIDTH_MULTIPLE, KVCache
 from worker.engine.linear import round_up
 from worker.engine.native import KEY_BLOCK, Kernel
@@ -29,7 +30,9 @@ class Pass:
     slots: Tensor  # [N] int64, N <= P the tokens that are not padding
     counts: list[int]  # tokens of each row, of sum N
     ends: list[int]  # each row's length in the cache after this pass
+    span_slots: Items[int] = ()  # of each row, where more than one token of it may be new
     keep: Tensor | None = None  # [M] int64: where each row's last token lies, padded to a multiple of 16
+    is_decode: bool = False  # whether these are the newest tokens of rows 0 to N - 1, one each
 
     @property
     def num_tokens(self) -> int:
@@ -37,24 +40,55 @@ class Pass:
         return len(self.slots)
 
 
-class Attention(Protocol):
-    """One way to attend."""
+C = TypeVar("C", bound=Cache)
 
-    key_block: int | None  # how the cache is to hold keys
+
+class Attention(Protocol[C]):
+    """One way to attend, over a cache of its kind."""
+
     exact_anywhere: bool  # whether a token's bits do not depend on how its prompt is cut into passes
 
-    def bind(self, cache: KVCache, tokens: Pass) -> Mix:
-        """Give the attention of one pass over this cache."""
+    def make_cache(
+        self, *, max_rows: int, max_tokens: int, budget_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> C:
+        """Make an empty cache of so many rows, the longest of max_tokens positions, all of budget_tokens."""
+
+    def bind(self, cache: C, tokens: Pass) -> Mix:
+        """Give the attention of one pass over this cache, which has room for it."""
 
 
-class NativeAttention:
+class _DenseAttention:
+    """What attends over dense slots."""
+
+    key_block: int | None = None  # how the cache is to hold keys
+
+    def __init__(self, spec: Spec, ops: Ops) -> None:
+        self._spec, self._ops, self._windows = spec, ops, spec.windows
+
+    def make_cache(
+        self, *, max_rows: int, max_tokens: int, budget_tokens: int, dtype: torch.dtype, device: torch.device
+    ) -> KVCache:
+        """Make an empty cache, which grows with its rows."""
+        del max_tokens
+        return KVCache(
+            self._spec,
+            max_rows=max_rows,
+            budget_tokens=budget_tokens,
+            dtype=dtype,
+            device=device,
+            key_block=self.key_block,
+        )
+
+
+class NativeAttention(_DenseAttention):
     """The compiled kernel. For CPUs."""
 
     key_block: int | None = KEY_BLOCK
     exact_anywhere = True
 
     def __init__(self, kernel: Kernel, spec: Spec, ops: Ops) -> None:
-        self._kernel, self._spec, self._ops, self._windows = kernel, spec, ops, spec.windows
+        super().__init__(spec, ops)
+        self._kernel = kernel
 
     def bind(self, cache: KVCache, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache."""
@@ -79,7 +113,7 @@ class NativeAttention:
         return by_heads(self._spec, tokens.positions, attend, tokens.keep, self._ops)
 
 
-class TorchAttention:
+class TorchAttention(_DenseAttention):
     """scaled_dot_product_attention: prompts from their beginning, or one token a row.
 
     `masked` takes all rows of a decode step in one product over the widest of them, for GPUs. A CPU takes them one by
@@ -87,11 +121,11 @@ class TorchAttention:
     by its width.
     """
 
-    key_block: int | None = None
     exact_anywhere = False
 
     def __init__(self, spec: Spec, ops: Ops, *, masked: bool) -> None:
-        self._spec, self._ops, self._windows, self._masked = spec, ops, spec.windows, masked
+        super().__init__(spec, ops)
+        self._masked = masked
 
     def bind(self, cache: KVCache, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache. Raises ValueError where a prompt is cut in several passes."""

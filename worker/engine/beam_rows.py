@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from worker.engine.beam import Beam, BeamSearch, Hypothesis
+from worker.engine.cache import Cache, Need
 from worker.engine.finish import finish, nonfinite_logits
 from worker.engine.group import Group
-from worker.engine.kv_cache import KVCache
 from worker.engine.rows import Rows
 from worker.engine.sampling import top_logprobs
 from worker.engine.sequence import Sequence
@@ -34,7 +34,7 @@ class BeamGroup(Group):
     search: BeamSearch
     order: list[int]
 
-    def advance(self, row_of: Mapping[int, int], first: int, scores: Tensor, rows: Rows, cache: KVCache) -> None:
+    def advance(self, row_of: Mapping[int, int], first: int, scores: Tensor, rows: Rows, cache: Cache) -> None:
         """Choose every beam's next token from raw scores [N, V], of which row i belongs to row first + i.
 
         `row_of` gives each sequence's row of the scores.
@@ -51,7 +51,7 @@ class BeamGroup(Group):
             for sequence in self.sequences:
                 sequence.ended = True
 
-    def _place(self, beams: Items[Beam], row_of: Mapping[int, int], rows: Rows, cache: KVCache) -> None:
+    def _place(self, beams: Items[Beam], row_of: Mapping[int, int], rows: Rows, cache: Cache) -> None:
         """Give each beam a row that holds its past, and its newest token to feed."""
         sources = [self.order[beam.row] for beam in beams]
         free = [answer for answer in self.order if answer not in sources]
@@ -63,7 +63,7 @@ class BeamGroup(Group):
             if source in order:
                 answer = free.pop()
                 rows.move(row_of[answer], row_of[source])
-                cache.copy(row_of[answer], row_of[source], length, start=min(len(self.prompt_token_ids), length))
+                cache.share(row_of[answer], row_of[source], length, start=min(len(self.prompt_token_ids), length))
             order.append(answer)
             self.sequences[answer].token_ids = [*pasts[source], beam.token_id]
         self.order = order
@@ -104,7 +104,7 @@ def form_beams(asked: Sequence) -> BeamGroup:
     return BeamGroup(asked.request_id, params, sequences, asked=asked, search=search, order=list(range(num_beams)))
 
 
-def check_beams(asked: Sequence, *, max_rows: int, fits: Callable[[int, int], bool]) -> None:
+def check_beams(asked: Sequence, *, max_rows: int, fits: Callable[[Items[Need]], bool]) -> None:
     """Refuse more beams than can ever be in rows at once. Raises RowError."""
     params = asked.params
     if params.num_answers > max_rows:
@@ -112,7 +112,8 @@ def check_beams(asked: Sequence, *, max_rows: int, fits: Callable[[int, int], bo
             "invalid_value",
             f"best_of is {params.num_answers} beams, but the engine has {max_rows} rows",
         )
-    if not fits(params.num_answers, asked.max_length):
+    first = Need(asked.length, asked.max_length)
+    if not fits([first, *[replace(first, shared=asked.length)] * (params.num_answers - 1)]):
         raise RowError(
             "invalid_value",
             f"{params.num_answers} beams of {asked.max_length} tokens exceed the engine's cache:"

@@ -54,9 +54,9 @@ class Engine:
         num_bytes = cache_bytes(model.device, gpu_memory_fraction=gpu_memory_fraction)
         budget = num_bytes // token_bytes(model.spec, model.dtype)
         rows = rows or choose_rows(budget, max_model_len=preparer.max_model_len, device=model.device)
-        self._runner = Runner(model, max_rows=rows, budget_tokens=budget)
+        self._runner = Runner(model, max_rows=rows, budget_tokens=budget, max_tokens=preparer.max_model_len)
         self._prefill = Prefill(self._runner, sharing=prefix_sharing)
-        self._scheduler = Scheduler(rows, self._runner.cache.fits, self._prefill.cost)
+        self._scheduler = Scheduler(rows, self._runner.cache.room, self._prefill.cost)
         self._groups: dict[str, Group] = {}  # waiting and live
         self._finished: list[Output] = []  # not given out yet
         self._retry = Float32Retry(load_float32)
@@ -227,6 +227,7 @@ class Engine:
             "row_limit": self._scheduler.limit,
             "cache_bytes": self._runner.cache.num_bytes,
             "oom_splits": self._recovery.num_splits,
+            "preemptions": self._recovery.num_preemptions,
             "float32_retries": self._retry.num_retries,
             "float32_helped": self._retry.num_helped,
             **asdict(self._counters),
@@ -290,7 +291,8 @@ class Engine:
         gone = {row for row, sequence in enumerate(live) if sequence.ended or sequence.cancelled}
         for dst, src in self._scheduler.remove(gone):
             self._rows.move(dst, src)
-            self._runner.cache.copy(dst, src, live[dst].length)
+            self._runner.cache.move(dst, src, live[dst].length)
+        self._runner.cache.keep_first(len(live))
 
     def _finish(self, sequence: Sequence) -> None:
         """Put out the request whose last sequence this was; a failed sequence fails its request at once."""

@@ -1,8 +1,12 @@
 """Keys and values of every live row, in dense slots. Grows with what is asked of it, up to a budget of tokens."""
 
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from worker.engine.cache import Need, nothing_kept
 from worker.engine.faults import is_allocation_failure
 from worker.engine.linear import round_up
 from worker.engine.spec import Spec
@@ -12,6 +16,8 @@ WIDTH_MULTIPLE = 64
 # Positions and slots added at a time, so that growing is rare and a few short rows do not pay for many long ones.
 _GROWTH_TOKENS = 256
 _GROWTH_SLOTS = 32
+# Of the budget, what beginnings of prompts may take.
+_PREFIX_SHARE = 8
 
 
 class KVCache:
@@ -20,6 +26,9 @@ class KVCache:
     k is the same, or with `key_block` = n [S, Hkv, T / n, D, n]: n keys side by side, as the compiled attention reads
     them.
     """
+
+    block_tokens = 32
+    num_shortages = 0  # rows have room for all that they may become from the start
 
     def __init__(
         self,
@@ -34,6 +43,8 @@ class KVCache:
         self.max_rows = max_rows
         self.budget_tokens = budget_tokens  # may be lowered for a time
         self._full_budget_tokens = budget_tokens
+        self.reclaim = nothing_kept  # beginnings take nothing from rows here
+        self.prefix_budget_tokens = budget_tokens // _PREFIX_SHARE
         self.key_block = key_block
         self.num_slots = self.width = 0  # S and T
         self._num_kv_heads, self._head_dim = spec.num_kv_heads, spec.head_dim
@@ -59,9 +70,22 @@ class KVCache:
         """Say whether rows of at most max_tokens each stay within the budget. One row always does."""
         return num_rows <= 1 or num_rows * round_up(max_tokens, _GROWTH_TOKENS) <= self.budget_tokens
 
-    def may_fit(self, num_rows: int, max_tokens: int) -> bool:
-        """As `fits`, of the budget that the cache began with."""
-        return num_rows <= 1 or num_rows * round_up(max_tokens, _GROWTH_TOKENS) <= self._full_budget_tokens
+    def may_fit(self, needs: Items[Need]) -> bool:
+        """Say whether rows may ever be live together: within the budget that the cache began with."""
+        width = round_up(max(need.max_length for need in needs), _GROWTH_TOKENS)
+        return len(needs) <= 1 or len(needs) * width <= self._full_budget_tokens
+
+    def room(self, live: Items[Need], *, optimistic: bool) -> "SlotRoom":
+        """Say what is left beside live rows. Every slot is as long as the longest, so there is nothing to hope for."""
+        del optimistic
+        room = SlotRoom(self)
+        room.take(live)
+        return room
+
+    @property
+    def holds_rows(self) -> bool:
+        """Whether slots hold what was written to them."""
+        return self.num_slots > 0
 
     def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
         """Make room for num_rows rows of max_tokens positions, keeping the contents of the live ones.
@@ -141,6 +165,31 @@ class KVCache:
             k[dst, :, first : self._units(num_tokens)] = k[src, :, first : self._units(num_tokens)]
             v[dst, :, start:num_tokens] = v[src, :, start:num_tokens]
 
+    def open(self, spans: Items[tuple[int, int, int]]) -> None:
+        """Do nothing: a slot is one row's alone, and long enough once `reserve` has seen to it."""
+
+    def grow(self, ends: Items[int]) -> None:
+        """Do nothing, as above."""
+
+    def keep_first(self, num_rows: int) -> None:
+        """Do nothing: what a slot holds is overwritten, and memory is only given back as a whole."""
+
+    def move(self, dst: int, src: int, num_tokens: int) -> None:
+        """Copy a slot's first positions over another one."""
+        self.copy(dst, src, num_tokens)
+
+    def swap(self, a: int, b: int, num_tokens: int) -> None:
+        """Copy b's first positions over a, which is not needed: b is to be computed anew."""
+        self.copy(a, b, num_tokens)
+
+    def share(self, dst: int, src: int, num_tokens: int, *, start: int = 0) -> None:
+        """Copy positions [start, num_tokens) of a slot to another, which has those before."""
+        self.copy(dst, src, num_tokens, start=start)
+
+    def keep(self, slot: int, num_tokens: int) -> "CopiedBeginning":
+        """Copy a slot's first positions out of it."""
+        return CopiedBeginning(self, *self.read(slot, num_tokens))
+
     def read(self, slot: int, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Copy the first positions out of a slot, keys and values of every layer."""
         units = self._units(num_tokens)
@@ -163,6 +212,39 @@ class KVCache:
     def num_bytes(self) -> int:
         """Memory held."""
         return sum(k.nbytes + v.nbytes for k, v in zip(self.k, self.v, strict=True))
+
+
+class SlotRoom:
+    """How many rows there are, and how long the longest is: so much every one of them takes."""
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache, self._num_rows, self._longest = cache, 0, 0
+
+    def fits(self, needs: Items[Need]) -> bool:
+        """Say whether rows of these needs may join."""
+        longest = max(self._longest, *(need.max_length for need in needs))
+        return self._cache.fits(self._num_rows + len(needs), longest)
+
+    def take(self, needs: Items[Need]) -> None:
+        """Count rows in, whether they fit or not."""
+        self._num_rows += len(needs)
+        self._longest = max([self._longest, *(need.max_length for need in needs)])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CopiedBeginning:
+    """See `Beginning`. A copy, which outlives the cache's memory."""
+
+    cache: KVCache
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    def fill(self, slot: int, num_tokens: int) -> None:
+        """Write the first positions into a slot."""
+        self.cache.fill(slot, self.keys, self.values, num_tokens)
+
+    def drop(self) -> None:
+        """Do nothing: the memory goes with the last reference."""
 
 
 def token_bytes(spec: Spec, dtype: torch.dtype) -> int:

@@ -5,14 +5,11 @@ from collections.abc import Sequence as Items
 import torch
 from torch import Tensor
 
-from worker.engine.prefix import BLOCK_TOKENS, PrefixStore
+from worker.engine.prefix import PrefixStore
 from worker.engine.runner import Runner, Span
 from worker.engine.sequence import PromptScores, Sequence
 
 Rows = list[tuple[int, Sequence]]  # by slot
-
-# Of the cache's budget, what beginnings of prompts may take.
-_PREFIX_SHARE = 8
 
 
 class Prefill:
@@ -21,14 +18,22 @@ class Prefill:
     def __init__(self, runner: Runner, *, sharing: bool) -> None:
         self._runner = runner
         self._sharing = sharing and runner.attention.exact_anywhere
-        self._prefixes = PrefixStore(runner.cache.budget_tokens // _PREFIX_SHARE)
+        self._prefixes = PrefixStore(runner.cache)
+        runner.cache.reclaim = self._prefixes.evict
         self.num_hits = self.shared_tokens = 0
 
     def note(self, sequences: Items[Sequence]) -> None:
         """Look at the prompts of sequences that begin to wait: what two of them share is worth keeping."""
         for sequence in sequences:
-            if self._sharing and _sharable(sequence):
+            if self._sharing and self._is_sharable(sequence):
                 sequence.prefix_hashes = self._prefixes.note(sequence.owner, sequence.prompt_token_ids)
+
+    def _is_sharable(self, sequence: Sequence) -> bool:
+        """Whether a prompt lies in the cache from its first token on, and is long enough to be worth a look."""
+        num_tokens = len(sequence.prompt_token_ids)
+        if sequence.num_prompt_top is not None and sequence.answer == 0:
+            return False
+        return num_tokens > self._prefixes.block_tokens and num_tokens <= (sequence.context_length or num_tokens)
 
     def forget(self) -> None:
         """Give back the memory of stored beginnings."""
@@ -47,7 +52,7 @@ class Prefill:
         for row, sequence in rows:
             leader = leaders[sequence.request_id]
             if row != leader:  # answers of one request share its prompt
-                self._runner.cache.copy(row, leader, sequence.length)
+                self._runner.cache.share(row, leader, sequence.length)
                 hidden[row] = hidden[leader]
                 self.shared_tokens += sequence.length
         return torch.stack([hidden[row] for row, _ in rows])
@@ -102,7 +107,7 @@ class Prefill:
         if found is None:
             return Span(row, 0, prompt)
         prefix, num_tokens = found
-        self._runner.cache.fill(row, prefix.keys, prefix.values, num_tokens)
+        prefix.beginning.fill(row, num_tokens)
         self.num_hits += 1
         self.shared_tokens += num_tokens
         return Span(row, num_tokens, prompt[num_tokens:])
@@ -111,12 +116,4 @@ class Prefill:
         depth = self._prefixes.wanted(sequence.prefix_hashes)
         if depth:
             hashes = sequence.prefix_hashes[:depth]
-            self._prefixes.put(sequence.owner, sequence.prompt_token_ids, hashes, self._runner.cache, row)
-
-
-def _sharable(sequence: Sequence) -> bool:
-    """Whether a prompt lies in the cache from its first token on, and is long enough to be worth a look."""
-    num_tokens = len(sequence.prompt_token_ids)
-    if sequence.num_prompt_top is not None and sequence.answer == 0:
-        return False
-    return num_tokens > BLOCK_TOKENS and num_tokens <= (sequence.context_length or num_tokens)
+            self._prefixes.put(sequence.owner, sequence.prompt_token_ids, hashes, row)

@@ -43,25 +43,31 @@ class Recovery:
         self._budget_tokens = self._cache.budget_tokens
         self._patience, self._num_clean, self._has_raised = PATIENCE_STEPS, 0, False
         self._alone: tuple[Sequence, int] | None = None  # what failed alone last, and with how many tokens
-        self.num_splits = 0
+        self._num_shortages = 0  # of the cache, seen so far
+        self.num_splits = self.num_preemptions = 0
 
     def begin_anew(self) -> None:
         """Take every row back to the queue: what a failed step left in them is not to be trusted."""
         units = self._units()
-        self._scheduler.live.clear()
+        self._empty_rows()
         self._requeue(units)
 
     def split(self, *, intact: bool) -> Sequence | None:
         """Make room after memory ran out: stored beginnings of prompts go, and the rows that have come least far, half
         of them or more; so many are the limit from now on.
 
-        `intact`: the rows that had begun hold what they held. Gives a sequence that ran alone and never will, if any.
+        Where only the cache is full, the youngest row goes. `intact`: the rows that had begun hold what they held.
+        Gives a sequence that ran alone and never will, if any.
         """
+        if self._cache.num_shortages > self._num_shortages:
+            self._num_shortages = self._cache.num_shortages
+            if intact:
+                return self._preempt()
         self.num_splits += 1
         self._num_clean = 0
         self._prefill.forget()
         units = self._units()
-        intact = intact and self._cache.num_slots > 0
+        intact = intact and self._cache.holds_rows
         kept = [unit for unit in units if unit[0].num_generated] if intact else []
         hopeless = None
         if len(units) > 1:
@@ -74,6 +80,30 @@ class Recovery:
             torch.cuda.empty_cache()
         log.warning("out of memory: at most %d rows now", self._scheduler.limit, extra={"action": "out_of_memory"})
         return hopeless
+
+    def _preempt(self) -> Sequence | None:
+        """Take the row back that has come least far: rows were let in that need not all fit to their ends.
+
+        The one that has come farthest is never taken back, and from here on until a row ends only rows are let in that
+        fit to theirs. So between two ends no more rows are taken back than were live, and every request ends. Nothing
+        is taken back where a row has ended or is wanted no more: its room is enough, or this is called again.
+        """
+        units = self._units()
+        if not units or any(sequence.ended for unit in units for sequence in unit):
+            return None
+        self._scheduler.reserving = True
+        going = [unit for unit in units if not unit[0].num_generated]  # their first token was not recorded
+        if len(units) == 1:
+            if self._is_hopeless(units[0]):
+                return units[0][0]
+            self._prefill.forget()
+            going = units
+        elif not going:
+            going = [min(reversed(units), key=lambda unit: unit[0].num_generated)]
+        self._take_back(going, all_rows=len(going) == len(units))
+        self.num_preemptions += _num_rows(going)
+        log.info("the cache is full: %d rows begin anew", _num_rows(going), extra={"action": "preempted"})
+        return None
 
     def note_clean_step(self) -> None:
         """Try more rows again after some time without a failure."""
@@ -115,18 +145,26 @@ class Recovery:
 
     def _release_for(self, unit: Unit) -> Sequence | None:
         """Give the whole cache back for a unit that ran alone; gives its first sequence where that did not help."""
-        sequence = unit[0]
-        if self._alone and self._alone[0] is sequence and sequence.num_generated <= self._alone[1]:
-            return sequence
-        self._alone = sequence, sequence.num_generated
+        if self._is_hopeless(unit):
+            return unit[0]
         self._cache.release()
         self._scheduler.limit = len(unit)
         return None
 
+    def _is_hopeless(self, unit: Unit) -> bool:
+        """Whether a unit that failed alone had done so before, and has come no further since."""
+        sequence = unit[0]
+        before, self._alone = self._alone, (sequence, sequence.num_generated)
+        return before is not None and before[0] is sequence and sequence.num_generated <= before[1]
+
+    def _empty_rows(self) -> None:
+        self._scheduler.live.clear()
+        self._cache.keep_first(0)
+
     def _take_back(self, units: list[Unit], *, all_rows: bool) -> None:
         """Move units from their rows to the queue; where others stay, the next step closes the holes."""
         if all_rows:
-            self._scheduler.live.clear()
+            self._empty_rows()
         else:
             taken = {id(sequence) for unit in units for sequence in unit}
             self._scheduler.live[:] = [

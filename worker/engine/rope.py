@@ -25,13 +25,13 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 def rotary(spec: Spec, positions: Tensor, dtype: torch.dtype) -> Rotation:
     """Look up cos and sin [N, 1, R] for positions [N]; the first half of sin is negated, as `rotate` wants it."""
-    cos, sin = _rotary_table(spec, positions.device, dtype)
+    cos, sin = rotary_table(spec, positions.device, dtype)
     half_cos, half_sin = cos[positions], sin[positions]
     return torch.cat([half_cos, half_cos], -1)[:, None], torch.cat([-half_sin, half_sin], -1)[:, None]
 
 
 @lru_cache(maxsize=4)
-def _rotary_table(spec: Spec, device: torch.device, dtype: torch.dtype) -> Rotation:
+def rotary_table(spec: Spec, device: torch.device, dtype: torch.dtype) -> Rotation:
     """cos and sin [context, R/2] for every position, computed in float32 as Hugging Face does.
 
     A table and no computing per token: vectorised and scalar cosines differ in their last bit, so that a token's bits

@@ -3,24 +3,29 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worker.engine.attention import Attention, NativeAttention, Pass, TorchAttention
-from worker.engine.kv_cache import KVCache
+from worker.engine.cache import Cache
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.loader import Model
 from worker.engine.native import NativeError, Shape, load_kernel, load_ops
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.scoring import score_prompt
+from worker.engine.sending import send
 from worker.engine.sequence import PromptScores
 from worker.engine.spec import Spec
 from worker.engine.transformer import run_layers
 
-# Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations.
+# Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations. A GPU takes
+# more: its products are at their best from some thousands of rows on, and a pass costs the host as much as a step.
 PREFILL_TOKENS = 2048
+PREFILL_TOKENS_CUDA = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +40,35 @@ class Span:
 class Runner:
     """A model and the cache of its live rows."""
 
-    def __init__(self, model: Model, *, max_rows: int, budget_tokens: int, kernel_folder: Path | None = None) -> None:
+    attention: Attention[Any]
+    cache: Cache
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        max_rows: int,
+        budget_tokens: int,
+        max_tokens: int | None = None,
+        kernel_folder: Path | None = None,
+    ) -> None:
+        """`max_tokens`: of the longest row there may be, the model's context unless told otherwise."""
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
         self.attention, self.ops, self.fast_paths = choose_fast_paths(
             model.spec, model.device, model.dtype, kernel_folder
         )
-        self.cache = KVCache(
-            model.spec,
+        self.cache = self.attention.make_cache(
             max_rows=max_rows,
+            max_tokens=max_tokens or model.spec.context_length,
             budget_tokens=budget_tokens,
             dtype=model.dtype,
             device=model.device,
-            key_block=self.attention.key_block,
         )
 
     def prefill(self, spans: Items[Span]) -> Tensor:
         """Run whole spans -> hidden [B, C] of each one's last token, in as many passes as it takes."""
         hidden = []
-        for some in batches(spans):
+        for some in batches(spans, self.prefill_tokens):
             if len(some) == 1 and self.attention.exact_anywhere:
                 *_, last = self.scan(some[0], only_last=True)
                 hidden.append(last)
@@ -62,7 +78,7 @@ class Runner:
 
     def scan(self, span: Span, *, only_last: bool = False) -> Iterator[Tensor]:
         """Run a span piece by piece -> hidden [n, C] of each piece's tokens, or of its last one."""
-        step = PREFILL_TOKENS if self.attention.exact_anywhere else len(span.token_ids)
+        step = self.prefill_tokens if self.attention.exact_anywhere else len(span.token_ids)
         for done in range(0, len(span.token_ids), step):
             piece = Span(span.slot, span.start + done, span.token_ids[done : done + step])
             yield self._run([piece], only_last=only_last)
@@ -73,7 +89,13 @@ class Runner:
         hidden = hidden[: len(following)]
         score_prompt(self._weights, self._spec, hidden, following, num_top=num_top, into=into, ops=self.ops)
 
+    @property
+    def prefill_tokens(self) -> int:
+        """Prompt tokens of one pass: whole pages and whole blocks of keys, so that pieces begin where those do."""
+        return PREFILL_TOKENS_CUDA if self._device.type == "cuda" else PREFILL_TOKENS
+
     def _run(self, spans: Items[Span], *, only_last: bool) -> Tensor:
+        self.cache.open([(span.slot, span.start, span.start + len(span.token_ids)) for span in spans])
         counts = [len(span.token_ids) for span in spans]
         padding = [0] * (-sum(counts) % ROW_MULTIPLE)
         last = self._integers(counts).cumsum(0) - 1
@@ -85,6 +107,7 @@ class Runner:
             ),
             slots=self._integers([span.slot for span, count in zip(spans, counts, strict=True) for _ in range(count)]),
             counts=counts,
+            span_slots=[span.slot for span in spans],
             ends=[span.start + count for span, count in zip(spans, counts, strict=True)],
             keep=pad_rows(last) if only_last else None,
         )
@@ -95,21 +118,26 @@ class Runner:
 
         token and position are [round_up(B, 16)]; ends[row] is the row's length in the cache once its token is there.
         """
+        self.cache.grow(ends)
         slots = torch.arange(len(ends), device=self._device)
-        return self._forward(Pass(token, position, slots, counts=[1] * len(ends), ends=ends))
+        return self._forward(Pass(token, position, slots, counts=[1] * len(ends), ends=ends, is_decode=True))
 
     def _forward(self, tokens: Pass) -> Tensor:
         mix = self.attention.bind(self.cache, tokens)
         return run_layers(self._weights, self._spec, tokens.tokens, tokens.positions, mix, tokens.keep, self.ops)
 
     def _integers(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(self._device)
+        return send(values, torch.int64, self._device)
 
 
 def choose_fast_paths(
     spec: Spec, device: torch.device, dtype: torch.dtype, kernel_folder: Path | None = None
-) -> tuple[Attention, Ops, dict[str, str]]:
+) -> tuple[Attention[Any], Ops, dict[str, str]]:
     """Take the fastest attention and operations there are for a model; name them, or why they are not compiled."""
+    if uses_pages(device):
+        from worker.engine.cuda.attention import PagedAttention  # Triton is not everywhere
+
+        return PagedAttention(spec), TORCH_OPS, {"attention": "paged", "operations": "torch"}
     if device.type != "cpu":
         return TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
     try:
@@ -122,12 +150,17 @@ def choose_fast_paths(
     return NativeAttention(kernel, spec, ops), ops, names
 
 
-def batches(spans: Items[Span]) -> list[list[Span]]:
-    """Group spans, in their order, into passes of PREFILL_TOKENS at most; a longer span stands alone."""
+def uses_pages(device: torch.device) -> bool:
+    """Whether a device's cache is kept in pages, and its attention is the kernels in Triton."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def batches(spans: Items[Span], max_tokens: int) -> list[list[Span]]:
+    """Group spans, in their order, into passes of so many tokens at most; a longer span stands alone."""
     groups: list[list[Span]] = []
-    num_tokens = PREFILL_TOKENS
+    num_tokens = max_tokens
     for span in spans:
-        if num_tokens + len(span.token_ids) > PREFILL_TOKENS:
+        if num_tokens + len(span.token_ids) > max_tokens:
             groups.append([])
             num_tokens = 0
         groups[-1].append(span)

@@ -2,8 +2,9 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from worker.engine.cache import Need, Room
 from worker.engine.sequence import Sequence
 
 # Prompt tokens computed before the next decode step, or the next look at who was cancelled.
@@ -21,7 +22,7 @@ class Scheduler:
     """Waiting sequences in order of arrival, live ones by row. Invariant: rows [0, num_live) are live, no holes."""
 
     max_rows: int
-    fits: Callable[[int, int], bool]  # (rows, longest of them in tokens) -> whether the cache may hold them
+    room: Callable[..., Room]  # what the cache has left beside live rows: Cache.room
     cost: Callable[[Sequence], int]  # prompt tokens that must be computed
     waiting: deque[Sequence] = field(default_factory=deque)
     live: list[Sequence] = field(default_factory=list)
@@ -29,6 +30,9 @@ class Scheduler:
     limit: int = 0  # rows that memory is known to hold, max_rows unless that was too many
     cut_short: bool = False  # whether the last admission stopped at its token limit: there is more to admit
     num_filling_steps: int = 0  # steps since which no row was decoded
+    reserving: bool = False  # whether only rows are admitted that fit to their ends, since some that were live did not
+    admit_tokens: int = ADMIT_TOKENS
+    refill_share: int = REFILL_SHARE
 
     def __post_init__(self) -> None:
         self.limit = self.limit or self.max_rows
@@ -57,7 +61,8 @@ class Scheduler:
         self.cut_short = False
         if self._holds_back():
             return admitted
-        num_tokens, longest = 0, max((sequence.max_length for sequence in self.live), default=0)
+        num_tokens, begun = 0, set[str]()
+        room = self.room([_need(sequence) for sequence in self.live], optimistic=not self.reserving)
         while self.waiting:
             sequence = self.waiting[0]
             together = max(sequence.num_beams, 1)
@@ -66,10 +71,12 @@ class Scheduler:
             if num_rows > (self.max_rows if alone else self.limit):
                 break
             num_tokens += self.cost(sequence)
-            longest = max(longest, sequence.max_length)
-            self.cut_short = bool(admitted) and num_tokens > ADMIT_TOKENS
-            if self.cut_short or not (alone or self.fits(num_rows, longest)):
+            needs = _needs(sequence, together, is_shared=sequence.request_id in begun)
+            self.cut_short = bool(admitted) and num_tokens > self.admit_tokens
+            if self.cut_short or not (alone or room.fits(needs)):
                 break
+            room.take(needs)
+            begun.add(sequence.request_id)
             admitted += [self.waiting.popleft() for _ in range(together)]
         admitted.sort(key=lambda sequence: -len(sequence.prompt_token_ids))
         self.live += admitted
@@ -85,7 +92,7 @@ class Scheduler:
     def _holds_back(self) -> bool:
         """Whether to leave freed rows empty for this step, until more of them can be filled by one prefill."""
         num_free = max(self.limit - len(self.live), 0)
-        wanted = min(len(self.waiting), self.limit // REFILL_SHARE)
+        wanted = min(len(self.waiting), self.limit // self.refill_share)
         held = bool(self.live) and num_free < wanted and self.num_held_steps < MAX_HELD_STEPS
         self.num_held_steps = self.num_held_steps + 1 if held and num_free else 0
         return held
@@ -104,6 +111,7 @@ class Scheduler:
 
     def remove(self, rows: set[int]) -> list[tuple[int, int]]:
         """Take rows out; give the moves (dst, src) that close the holes with the last live rows."""
+        self.reserving &= all(self.live[row].cancelled for row in rows)
         keep = len(self.live) - len(rows)
         holes = sorted(row for row in rows if row < keep)
         tail = [row for row in range(keep, len(self.live)) if row not in rows]
@@ -112,3 +120,14 @@ class Scheduler:
             self.live[dst] = self.live[src]
         del self.live[keep:]
         return moves
+
+
+def _need(sequence: Sequence) -> Need:
+    return Need(sequence.length, sequence.max_length)
+
+
+def _needs(sequence: Sequence, together: int, *, is_shared: bool) -> list[Need]:
+    """What the rows of a sequence, or of all its beams, need. Answers that are admitted together share their prompt."""
+    whole = _need(sequence)
+    shared = replace(whole, shared=whole.length)
+    return [shared if is_shared else whole, *[shared] * (together - 1)]

@@ -107,7 +107,7 @@ class Stepper:
         """Feed every live row its newest token and choose the next."""
         for a, b in scheduler.set_apart():
             self._rows.swap(a, b)
-            self._runner.cache.copy(a, b, scheduler.live[a].length)
+            self._runner.cache.swap(a, b, scheduler.live[a].length)
         live = scheduler.live
         plain = [sequence for sequence in live if not sequence.overflows]
         if plain:
@@ -121,7 +121,8 @@ class Stepper:
         """Decode rows [0, n) over the cache."""
         began, num_rows = time.perf_counter(), len(sequences)
         padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
-        ends = [sequence.length + 1 for sequence in sequences]
+        # One that has all its tokens, and the host knows it not yet, writes where nobody reads.
+        ends = [min(sequence.length + 1, sequence.max_length) for sequence in sequences]
         with leaving_rows_alone():
             # A row that was cropped is past its end.
             positions = self._rows.position[:padded].clamp(max=self._max_model_len - 1)

@@ -10,7 +10,8 @@ import tokenizers
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from worker.engine import Request, SamplingParams
+from worker.engine import Engine, Request, SamplingParams
+from worker.engine.kv_cache import KVCache
 
 EOS = 2
 VOCAB_SIZE = 199
@@ -46,6 +47,13 @@ def tiny_llama(folder: Path, *, scale: float = 4.0, **changes: object) -> LlamaF
     model.generation_config.pad_token_id = 0
     model.save_pretrained(folder)
     return model
+
+
+def slots_of(engine: Engine) -> KVCache:
+    """The cache of an engine on a CPU."""
+    cache = engine._runner.cache
+    assert isinstance(cache, KVCache)
+    return cache
 
 
 def ragged_requests(num: int, *, max_prompt: int = 90, max_tokens: int = 40, sampled: bool = False) -> list[Request]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from tests.unit.engine.models import EOS, VOCAB_SIZE, ragged_requests, tiny_llama
+from tests.unit.engine.models import EOS, VOCAB_SIZE, ragged_requests, slots_of, tiny_llama
 from worker.engine import Engine, Output, Request, RowError, SamplingParams
 from worker.engine.beam import BeamSearch
 from worker.engine.sampling import top_logprobs
@@ -100,7 +100,7 @@ def refusal(engine: Engine, **changes: object) -> str:
 def test_beams_that_cannot_be_in_rows_at_once_are_refused(folder: Path) -> None:
     engine = Engine.load(folder, rows=3)
     assert refusal(engine, best_of=4) == "invalid_value: best_of is 4 beams, but the engine has 3 rows"
-    engine._runner.cache._full_budget_tokens = 600
+    slots_of(engine)._full_budget_tokens = 600
     assert "3 beams of 13 tokens exceed the engine's cache" in refusal(engine)
 
 
@@ -202,7 +202,7 @@ def test_broken_numbers_fail_their_beams_only(
     """In the prompt, or first met by a beam on its way. Torch's attention would spread what a slot is left with."""
     monkeypatch.setenv("PATH", "")  # no compiler
     engine = Engine.load(folder, rows=4)
-    assert engine._runner.cache.key_block is None
+    assert slots_of(engine).key_block is None
     good = Request("good", [5, 6, 7], params=replace(BEAMS, n=2))
     (alone,) = engine.generate([good])
     (bad_alone,) = engine.generate([Request("bad", [8, 9], params=BEAMS)])
@@ -214,4 +214,4 @@ def test_broken_numbers_fail_their_beams_only(
     assert outputs[0].error is not None
     assert outputs[0].error.code == "nonfinite_logits"
     assert outputs[1] == alone
-    assert not any(tensor.isnan().any() for tensor in (*engine._runner.cache.k, *engine._runner.cache.v))
+    assert not any(tensor.isnan().any() for tensor in (*slots_of(engine).k, *slots_of(engine).v))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.unit.engine.models import ragged_requests
+from tests.unit.engine.models import ragged_requests, slots_of
 from worker.engine import Engine
 from worker.engine.memory import CACHE_SHARE, _old_container_bytes, available_bytes, cache_bytes, choose_rows
 from worker.engine.types import EngineError, Request, SamplingParams
@@ -43,7 +43,7 @@ def test_cache_takes_what_its_formula_says(folder: Path, dtype: str, num_bytes: 
     """Rows x width x 2 x layers x heads x head size x bytes of a number."""
     engine = Engine.load(folder, rows=48, dtype=dtype)
     engine.generate([Request(str(i), [5] * 240, params=SamplingParams(max_tokens=16)) for i in range(48)])
-    cache = engine._runner.cache
+    cache = slots_of(engine)
     held = sum(tensor.untyped_storage().nbytes() for tensor in (*cache.k, *cache.v))
     assert held == pytest.approx(48 * 256 * 2 * 2 * 2 * 8 * num_bytes, rel=0.02)
     assert engine.stats()["cache_bytes"] == held

@@ -10,7 +10,7 @@ from transformers import MistralConfig
 from tests.unit.engine.models import VOCAB_SIZE
 from tests.unit.engine.parity import save_tiny
 from worker.engine import Engine, Output, Request, SamplingParams
-from worker.engine.prefix import BLOCK_TOKENS, hash_blocks
+from worker.engine.prefix import hash_blocks
 
 
 def prompt_of(rng: random.Random, num_tokens: int) -> list[int]:
@@ -84,16 +84,16 @@ def test_owners_share_nothing(folder: Path) -> None:
 
 
 def test_the_last_prompt_token_is_never_shared() -> None:
-    assert hash_blocks("", range(BLOCK_TOKENS)) == []
-    assert len(hash_blocks("", range(BLOCK_TOKENS + 1))) == 1
-    assert hash_blocks("", range(100))[:2] == hash_blocks("", range(70))
+    assert hash_blocks("", range(32), 32) == []
+    assert len(hash_blocks("", range(33), 32)) == 1
+    assert hash_blocks("", range(100), 32)[:2] == hash_blocks("", range(70), 32)
 
 
 def test_equal_hashes_of_other_tokens_are_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash is 64 bits of no cryptographic strength: a collision must cost time, not a wrong answer."""
     requests = families()
     expected, _ = decode(folder, requests, rows=4, prefix_sharing=False)
-    monkeypatch.setattr("worker.engine.prefix.hash_blocks", lambda owner, ids: [7] * ((len(ids) - 1) // BLOCK_TOKENS))
+    monkeypatch.setattr("worker.engine.prefix.hash_blocks", lambda owner, ids, block: [7] * ((len(ids) - 1) // block))
     assert decode(folder, requests, rows=4)[0] == expected
 
 

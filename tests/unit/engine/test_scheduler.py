@@ -1,11 +1,13 @@
 """Admission and compaction, without a tensor."""
 
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.engine.cache import Need
 from worker.engine.scheduler import ADMIT_TOKENS, MAX_HELD_STEPS, Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.types import SamplingParams
@@ -15,8 +17,24 @@ def make(request_id: str, num_prompt: int = 3, max_new: int = 5) -> Sequence:
     return Sequence(request_id, [1] * num_prompt, SamplingParams(), max_new, ())
 
 
+class Rooms:
+    """Rows as long as the longest of them, so many as `fits` says."""
+
+    def __init__(self, fits: Callable[[int, int], bool], live: Items[Need]) -> None:
+        self.says, self.taken = fits, [*live]
+
+    def fits(self, needs: Items[Need]) -> bool:
+        joined = [*self.taken, *needs]
+        return self.says(len(joined), max(need.max_length for need in joined))
+
+    def take(self, needs: Items[Need]) -> None:
+        self.taken += needs
+
+
 def make_scheduler(max_rows: int, fits: Callable[[int, int], bool] = lambda rows, tokens: True) -> Scheduler:
-    return Scheduler(max_rows, fits, lambda sequence: len(sequence.prompt_token_ids))
+    return Scheduler(
+        max_rows, lambda live, optimistic: Rooms(fits, live), lambda sequence: len(sequence.prompt_token_ids)
+    )
 
 
 def ids(sequences: list[Sequence]) -> list[str]:
