@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker.engine.cuda.float8 import from_float8
+
 SPLIT_TOKENS = 256
 _MAX_TILE = 64  # keys a program reads at a time
 _MIN_GROUP = 16  # rows of the smallest product that tensor cores take; a group of query heads is filled up to it
@@ -50,11 +52,15 @@ def attend_pages(
     workspace: Workspace,
     *,
     window: int | None = None,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Attend with one query a row over its own keys: q [B, H, D] -> [B, H, D].
 
     k and v are [pages, Hkv, P, D], tables [B, N] int32 numbers each row's pages in order, lengths [B] int32 >= 1 counts
     its keys, of which the last `window` are seen. All are contiguous; P is 16, 32 or a multiple of 64 that divides 256.
+
+    k and v have the dtype of q, or float8_e4m3fn. `scales`, float32 [Hkv] of keys and of values, multiply what the
+    cache holds, see `place`.
     """
     num_rows, num_heads, head_dim = q.shape
     _, num_kv_heads, page_tokens, _ = k.shape
@@ -63,7 +69,7 @@ def attend_pages(
     out = torch.empty_like(q)
     shape = {"HEAD_DIM": head_dim, "HEAD_PADDED": triton.next_power_of_2(head_dim), "SPLIT": SPLIT_TOKENS}
     _attend_pieces[(num_rows, num_kv_heads, num_pieces)](
-        *(q, k, v, tables, lengths, workspace.sums, workspace.peaks, workspace.masses),
+        *(q, k, v, tables, lengths, workspace.sums, workspace.peaks, workspace.masses, *(scales or (q, q))),
         math.log2(math.e) / math.sqrt(head_dim),
         window or _NO_WINDOW,
         tables.stride(0),
@@ -73,6 +79,8 @@ def attend_pages(
         GROUP_PADDED=max(_MIN_GROUP, triton.next_power_of_2(group)),
         PAGE=page_tokens,
         TILE=min(page_tokens, _MAX_TILE),
+        HAS_SCALES=scales is not None,
+        FLOAT8=k.dtype == torch.float8_e4m3fn,
         WIDEN=q.device.type == "cpu",
         **shape,
     )
@@ -94,6 +102,8 @@ def _attend_pieces(
     sums,
     peaks,
     masses,
+    k_scale,
+    v_scale,
     scale,  # of scores that are powers of 2
     window,
     table_stride,
@@ -106,6 +116,8 @@ def _attend_pieces(
     PAGE: tl.constexpr,
     SPLIT: tl.constexpr,
     TILE: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
+    FLOAT8: tl.constexpr,
     WIDEN: tl.constexpr,  # the interpreter knows no products of bfloat16
 ):
     """Attend with the query heads of one key head over one piece of one row."""
@@ -123,6 +135,8 @@ def _attend_pieces(
     query = tl.load(q + head[:, None] * HEAD_DIM + dim[None, :], mask=is_query, other=0.0)
     if WIDEN:
         query = query.to(tl.float32)
+    if HAS_SCALES:
+        scale *= tl.load(k_scale + kv_head)
     peak = tl.full([GROUP_PADDED], float("-inf"), tl.float32)
     mass = tl.zeros([GROUP_PADDED], tl.float32)
     total = tl.zeros([GROUP_PADDED, HEAD_PADDED], tl.float32)
@@ -135,6 +149,8 @@ def _attend_pieces(
         is_there = is_seen[:, None] & is_dim[None, :]
         keys = tl.load(k + address, mask=is_there, other=0.0)
         values = tl.load(v + address, mask=is_there, other=0.0)
+        if FLOAT8:
+            keys, values = from_float8(keys, query.dtype, WIDEN), from_float8(values, query.dtype, WIDEN)
         if WIDEN:
             keys, values = keys.to(tl.float32), values.to(tl.float32)
         scores = tl.dot(query, tl.trans(keys), input_precision="ieee") * scale
@@ -144,6 +160,8 @@ def _attend_pieces(
         mass = mass * shrink + tl.sum(weights, 1)
         total = total * shrink[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
         peak = new_peak
+    if HAS_SCALES:
+        total *= tl.load(v_scale + kv_head)
     place = head * num_pieces + piece
     tl.store(peaks + place, peak, mask=member < GROUP)
     tl.store(masses + place, mass, mask=member < GROUP)

@@ -1,8 +1,11 @@
 """New tokens' queries, keys and values, in one pass over them: normalised by head, rotated, and put away."""
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from worker.engine.cuda.float8 import to_float8
 
 
 def place(
@@ -16,19 +19,35 @@ def place(
     rotation: tuple[Tensor, Tensor] | None = None,
     norms: tuple[Tensor, Tensor] | None = None,
     eps: float = 0.0,
+    scales: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Write the keys and values of tokens [N] to their pages, and give their queries [N, H, D].
 
     qkv is [N, H + 2 Hkv, D]; k and v are [pages, Hkv, P, D]; tables [B, M] int32 numbers each row's pages in order, and
     rows [N] int32 and positions [N] int64 say where a token belongs. `rotation` holds cos and sin [context, R / 2] of
     every position (rope.py), `norms` the weights [D] of the queries' and the keys' norm. All are contiguous.
+
+    k and v have the dtype of qkv, or float8_e4m3fn: what lies beyond +-448 is written as that then. `scales`, float32
+    [Hkv] of keys and of values, are what they are divided by before; without them by 1, as other engines do that have
+    no calibration (vLLM's kv_cache_dtype="fp8").
     """
     num_tokens, num_all, head_dim = qkv.shape
     _, num_kv_heads, page_tokens, _ = k.shape
     num_heads = num_all - 2 * num_kv_heads
     out = qkv.new_empty(num_tokens, num_heads, head_dim)
     _place[(num_tokens, num_all)](
-        *(qkv, out, k, v, tables, rows, positions, *(rotation or (qkv, qkv)), *(norms or (qkv, qkv))),
+        *(
+            qkv,
+            out,
+            k,
+            v,
+            tables,
+            rows,
+            positions,
+            *(rotation or (qkv, qkv)),
+            *(norms or (qkv, qkv)),
+            *(scales or (qkv, qkv)),
+        ),
         eps,
         tables.stride(0),
         NUM_HEADS=num_heads,
@@ -38,6 +57,8 @@ def place(
         HALF=rotation[0].shape[1] if rotation else 0,
         HAS_NORM=norms is not None,
         PAGE=page_tokens,
+        HAS_SCALES=scales is not None,
+        FLOAT8=k.dtype == torch.float8_e4m3fn,
     )
     return out
 
@@ -55,6 +76,8 @@ def _place(
     sin,
     q_norm,
     k_norm,
+    k_scale,
+    v_scale,
     eps,
     table_stride,
     NUM_HEADS: tl.constexpr,
@@ -64,6 +87,8 @@ def _place(
     HALF: tl.constexpr,  # pairs of dimensions that turn
     HAS_NORM: tl.constexpr,
     PAGE: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
+    FLOAT8: tl.constexpr,
 ):
     """Take one head of one token, in float32; what torch rounds between two operations is rounded here."""
     token, head = tl.program_id(0), tl.program_id(1)
@@ -97,6 +122,16 @@ def _place(
         kv_head = (head - NUM_HEADS) % NUM_KV_HEADS
         address = ((page * NUM_KV_HEADS + kv_head) * PAGE + position % PAGE) * HEAD_DIM + dim
         if head < NUM_HEADS + NUM_KV_HEADS:
-            tl.store(k + address, result, mask=is_dim)
+            _put(k + address, result, is_dim, k_scale + kv_head, HAS_SCALES, FLOAT8)
         else:
-            tl.store(v + address, result, mask=is_dim)
+            _put(v + address, result, is_dim, v_scale + kv_head, HAS_SCALES, FLOAT8)
+
+
+@triton.jit
+def _put(place, x, is_dim, scale, HAS_SCALES: tl.constexpr, FLOAT8: tl.constexpr):
+    """Write a key or a value in the dtype of its cache."""
+    if HAS_SCALES:
+        x = tl.div_rn(x.to(tl.float32), tl.load(scale))
+    if FLOAT8:
+        x = to_float8(x.to(tl.float32))
+    tl.store(place, x.to(place.dtype.element_ty), mask=is_dim)

@@ -28,11 +28,18 @@ def plain(q: Tensor, cache: Paged, window: int | None) -> Tensor:
     return torch.stack(rows)
 
 
-def attended(q: Tensor, cache: Paged, *, window: int | None = None, max_tokens: int | None = None) -> Tensor:
+def attended(
+    q: Tensor,
+    cache: Paged,
+    *,
+    window: int | None = None,
+    max_tokens: int | None = None,
+    scales: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     longest = max_tokens or int(cache.lengths.max())
     workspace = Workspace.allocate(len(q), q.shape[1], q.shape[2], max_tokens=longest, device=q.device)
     workspace.sums.fill_(torch.nan)  # what no piece wrote must not be read
-    return attend_pages(q, cache.k, cache.v, cache.tables, cache.lengths, workspace, window=window)
+    return attend_pages(q, cache.k, cache.v, cache.tables, cache.lengths, workspace, window=window, scales=scales)
 
 
 def queries(num_rows: int, num_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -75,6 +82,32 @@ def test_only_the_window_is_seen(device: torch.device, window: int) -> None:
 
 def test_long_row(device: torch.device) -> None:
     check((8192,), device, num_kv_heads=1, head_dim=128, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("has_scales", [False, True], ids=["plain", "scales"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+def test_keys_and_values_of_8_bits(device: torch.device, dtype: torch.dtype, has_scales: bool) -> None:
+    """Exactly what they stand for is attended to; each head of keys and of values has a scale."""
+    wide = paged((1, 65, 300), num_kv_heads=2, head_dim=64, dtype=torch.float32, device=device)
+    scales = torch.tensor([0.5, 3.0], device=device), torch.tensor([0.25, 0.7], device=device)
+    k, v = wide.k.to(torch.float8_e4m3fn), wide.v.to(torch.float8_e4m3fn)
+    per_head = [scale[:, None, None] if has_scales else 1.0 for scale in scales]
+    meant = Paged(k.float() * per_head[0], v.float() * per_head[1], wide.tables, wide.lengths)
+    q = queries(3, 8, 64, dtype, device)
+
+    result = attended(q, Paged(k, v, wide.tables, wide.lengths), scales=scales if has_scales else None)
+
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), plain(q, meant, None), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+def test_8_bits_cost_little_accuracy(device: torch.device) -> None:
+    """Of keys and values N(0, 1) measured 4 % of the result; their own rounding is 2.6 % each (root mean square)."""
+    exact = paged((300, 700), num_kv_heads=2, head_dim=64, dtype=torch.float32, device=device)
+    small = Paged(exact.k.to(torch.float8_e4m3fn), exact.v.to(torch.float8_e4m3fn), exact.tables, exact.lengths)
+    q = queries(2, 8, 64, torch.float32, device)
+    right = attended(q, exact)
+    assert (attended(q, small) - right).norm() / right.norm() < 0.05
 
 
 def test_a_row_has_the_same_bits_whoever_is_beside_it(device: torch.device) -> None:

@@ -71,3 +71,23 @@ def test_as_the_cpu_does(
     untouched[pages, :, places] = False
     assert torch.all(k[untouched] == 9)
     assert torch.all(v[untouched] == 9)
+
+
+@pytest.mark.parametrize("has_scales", [False, True], ids=["plain", "scales"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+def test_keys_and_values_of_8_bits(device: torch.device, dtype: torch.dtype, has_scales: bool) -> None:
+    """Rounded as torch does it once they are divided, and no further away than 448."""
+    qkv = random(len(POSITIONS), 6, 64, seed=0, dtype=dtype, device=device) * 200
+    positions, rows = torch.tensor(POSITIONS, device=device), torch.tensor(ROWS, device=device)
+    tables = torch.tensor(TABLES, dtype=torch.int32, device=device)
+    k, v = (torch.zeros(8, 2, PAGE, 64, device=device).to(torch.float8_e4m3fn) for _ in range(2))
+    scales = torch.tensor([0.3, 0.2], device=device), torch.tensor([3.0, 0.1], device=device)
+
+    queries = place(qkv, k, v, tables, rows.int(), positions, scales=scales if has_scales else None)
+
+    assert torch.equal(queries, qkv[:, :2])
+    pages, places = tables[rows, positions // PAGE].long(), positions % PAGE
+    for cache, exact, scale in zip((k, v), (qkv[:, 2:4], qkv[:, 4:]), scales, strict=True):
+        divided = exact.float() / scale[:, None] if has_scales else exact.float()
+        assert torch.any(divided.abs() > 448)
+        assert torch.equal(cache.float()[pages, :, places], divided.clamp(-448, 448).to(torch.float8_e4m3fn).float())
