@@ -5,22 +5,22 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from worker.engine.cuda.ops import CUDA_OPS
+from worker.engine.cuda.ops import CudaOps
 from worker.engine.native.ops import agree
 from worker.engine.ops import TORCH_OPS, Ops
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it draws tensors on the CPU, which kernels on a GPU cannot read")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
-def test_operations_agree_with_torchs(dtype: torch.dtype) -> None:
-    ops: Ops = CUDA_OPS
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_operations_agree_with_torchs(dtype: torch.dtype, reproducible: bool) -> None:
+    ops: Ops = CudaOps()
     assert agree(ops, dtype)
 
 
 def test_addition_and_norm_agree_with_torchs(device: torch.device) -> None:
     generator = torch.Generator().manual_seed(0)
     x, delta, weight = (torch.randn(shape, generator=generator).to(device) for shape in ((5, 80), (5, 80), (80,)))
-    for actual, expected in zip(
-        CUDA_OPS.add_norm(x, delta, weight, 1e-5), TORCH_OPS.add_norm(x, delta, weight, 1e-5), strict=True
-    ):
+    results = (ops.add_norm(x, delta, weight, 1e-5) for ops in (CudaOps(), TORCH_OPS))
+    for actual, expected in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected)
