@@ -4,7 +4,7 @@ python -m benchmarks.gpu [--shapes 0.6B 1B 8B] [--workloads ...] [--peers ...] [
     [--dtype bfloat16] [--budget-seconds 500] [--quick] [-o FOLDER]
 python -m benchmarks.gpu --draw FOLDER/gpu.json
 
-Prints a table; writes gpu.json, again after every workload, and gpu.png. The status is 1 where our engine gave wrong
+Prints a table; writes gpu.json, again after every run, and gpu.png. The status is 1 where our engine gave wrong
 answers or failed.
 """
 

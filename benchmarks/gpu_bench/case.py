@@ -2,9 +2,8 @@
 
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -28,29 +27,39 @@ class Place:
     budget: Budget
 
 
-def run_case(place: Place, workload: Workload, engines: Mapping[str, OpenDecoder], *, runs_left: int) -> Case:
-    """Measure every engine, ours first. One that fails is left out and named with its reason."""
-    runs: list[Run] = []
-    skipped: dict[str, str] = {}
-    answers: list[list[int]] | None = None
-    for index, (name, open_decoder) in enumerate(engines.items()):
-        allowance = place.budget.share(runs_left - index)
+@dataclass
+class Bench:
+    """A workload on a shape, as one engine after the other is measured; ours first, as answers are compared with it."""
+
+    place: Place
+    workload: Workload
+    runs: list[Run] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    answers: list[list[int]] | None = None  # of the first engine that ran
+
+    def measure(self, name: str, open_decoder: OpenDecoder, *, runs_left: int) -> None:
+        """Measure an engine in its share of the time. One that fails is left out and named with its reason."""
+        place = self.place
+        allowance = place.budget.share(runs_left)
         if allowance <= 0:
-            skipped[name] = NO_TIME
-            continue
-        say(f"{place.shape} {workload.name}: {name}, about {allowance:.0f} s")
+            self.skipped[name] = NO_TIME
+            return
+        say(f"{place.shape} {self.workload.name}: {name}, about {allowance:.0f} s")
         release_memory(place.device)
         try:
-            run, tokens = _measure(place, workload, name, open_decoder, allowance)
+            run, tokens = _measure(place, self.workload, name, open_decoder, allowance)
         except Exception as error:  # its reason goes into the report, and whether it is ours into the exit status
-            skipped[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-            say(f"  {skipped[name]}")
-            continue
-        answers = tokens if answers is None else answers
-        runs.append(replace(run, equal_answers=_equal(answers, tokens)))
+            self.skipped[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            say(f"  {self.skipped[name]}")
+            return
+        self.answers = tokens if self.answers is None else self.answers
+        self.runs.append(replace(run, equal_answers=_equal(self.answers, tokens)))
         say(f"  {run.tokens_per_second:,.0f} tok/s, {run.whole.of_limit:.1%} of the limit")
-    release_memory(place.device)
-    return Case(place.shape, workload.name, workload.rows, workload.num_requests, tuple(runs), skipped)
+
+    def as_case(self) -> Case:
+        """What was measured so far."""
+        work = self.workload
+        return Case(self.place.shape, work.name, work.rows, work.num_requests, tuple(self.runs), dict(self.skipped))
 
 
 def _measure(

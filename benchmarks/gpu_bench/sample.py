@@ -12,7 +12,7 @@ from benchmarks.gpu_bench.limits import occupancy
 from benchmarks.gpu_bench.workloads import Workload, cut, make_warm_up
 
 _SHORT_PROMPT = 128
-_PROBE_STEPS = (2, 18)  # new tokens of two short runs: the difference is that of the steps between
+_PROBE_STEPS = (2, 10)  # new tokens of two short runs: the difference is that of the steps between
 _PROBE_SHARE = 8  # of the rows, an eighth shows how long prompts take
 _LEAST_SHARE = 0.25  # of an engine's time that is left for its run, however long its start took
 _LEAST_OUTPUTS = 1 / 16
@@ -20,7 +20,7 @@ _LEAST_OUTPUTS = 1 / 16
 
 @dataclass
 class Budget:
-    """The time of the whole command, shared evenly among the runs still to come."""
+    """Time that is shared evenly among the runs still to come."""
 
     seconds: float
     clock: Callable[[], float] = time.perf_counter
@@ -33,6 +33,10 @@ class Budget:
     def share(self, runs_left: int) -> float:
         """Seconds for the next run; below zero there are none left."""
         return (self.seconds - (self.clock() - self.began)) / runs_left
+
+    def part(self, parts_left: int) -> "Budget":
+        """Begin a share of what is left: who overruns it takes little from the others."""
+        return Budget(self.share(parts_left), self.clock)
 
 
 @dataclass(frozen=True)

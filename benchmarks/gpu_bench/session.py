@@ -5,13 +5,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.gpu_bench import installed
-from benchmarks.gpu_bench.case import Place, run_case, say
+from benchmarks.gpu_bench.case import Bench, Place, say
 from benchmarks.gpu_bench.ceilings import Ceilings, Sizes, measure_ceilings
 from benchmarks.gpu_bench.check import check_model, check_shape
 from benchmarks.gpu_bench.decoders import Decoder, OpenDecoder, release_memory
@@ -83,12 +84,20 @@ class Session:
         peer = build_model(CONFIGS[shape], spec, weights) if _is_installed("hf-generate") else None
         if peer is not None and (shape, options.dtype) != (_CHECKED, torch.float32):
             self._note(check_model(model, peer))
-        engines = dict(self._engines(shape, model, peer))
-        place = Place(shape, Limit(spec, options.dtype.itemsize, self.ceilings.peaks), options.device, options.budget)
-        for index, workload in enumerate(options.workloads):
-            num_cases = shapes_left * len(options.workloads) - index
-            self.cases.append(run_case(place, workload, engines, runs_left=num_cases * len(engines)))
+        limit = Limit(spec, options.dtype.itemsize, self.ceilings.peaks)
+        place = Place(shape, limit, options.device, options.budget.part(shapes_left))
+        self._run_workloads(place, dict(self._engines(shape, model, peer)))
+
+    def _run_workloads(self, place: Place, engines: dict[str, OpenDecoder]) -> None:
+        """Measure ours on all workloads before any peer: a slow peer then costs none of our figures."""
+        benches = [Bench(place, workload) for workload in self.options.workloads]
+        order = sorted(product(benches, engines), key=lambda item: item[1] != OURS)
+        before = list(self.cases)
+        for index, (bench, name) in enumerate(order):
+            bench.measure(name, engines[name], runs_left=len(order) - index)
+            self.cases = [*before, *(bench.as_case() for bench in benches)]
             write_report(self.json_path, self._report())
+        release_memory(place.device)
 
     def _engines(self, shape: str, model: Model, peer: HuggingFaceModel | None) -> Iterator[tuple[str, OpenDecoder]]:
         """Ours, then the peers that are here."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from benchmarks.engine.work import Work
 
 _FEWEST_NEW_TOKENS = 2  # one of the prompt's pass, one of a decode step
-_WARM_UP_STEPS = 24
+_WARM_UP_STEPS = 12
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from benchmarks import gpu
 from benchmarks.engine.work import Work
 from benchmarks.gpu_bench import sample
-from benchmarks.gpu_bench.case import NO_TIME, Place, run_case
+from benchmarks.gpu_bench.case import NO_TIME, Bench, Place
 from benchmarks.gpu_bench.ceilings import SMALL, Ceilings, Product, Sizes, measure_ceilings
 from benchmarks.gpu_bench.check import check_model, check_shape
 from benchmarks.gpu_bench.decoders import Decoder, Timed, run_timed
-from benchmarks.gpu_bench.hugging_face import build_model
+from benchmarks.gpu_bench.hugging_face import Padded, build_model
 from benchmarks.gpu_bench.limits import Limit, Peaks, occupancy
 from benchmarks.gpu_bench.ours import OURS
 from benchmarks.gpu_bench.picture import save_picture, spread
@@ -174,6 +174,13 @@ def test_budget_is_shared_among_what_is_left() -> None:
     assert budget.share(2) == 5.0
 
 
+def test_part_of_a_budget_ends_by_itself() -> None:
+    times = iter([0.0, 0.0, 0.0, 15.0])
+    part = Budget(60.0, clock=lambda: next(times)).part(3)
+
+    assert part.share(1) == 5.0
+
+
 def test_pace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_decoder: Decoder, requests: Sequence[Work], _device: torch.device) -> Timed:
         seconds = 0.5 * len(requests) + 0.1 * (max(item.num_new_tokens for item in requests) - 1)
@@ -230,8 +237,10 @@ def opened(decoder: Decoder) -> AbstractContextManager[Decoder]:
 
 def run_fakes(fault: Exception | None = None, *, seconds: float = 1e6) -> Case:
     place = Place("8B", LLAMA_8B, CPU, Budget(seconds))
-    engines = {OURS: lambda _: opened(Fake(fault)), "peer": lambda _: opened(Fake())}
-    return run_case(place, WORK, engines, runs_left=2)
+    bench = Bench(place, WORK)
+    bench.measure(OURS, lambda _: opened(Fake(fault)), runs_left=2)
+    bench.measure("peer", lambda _: opened(Fake()), runs_left=1)
+    return bench.as_case()
 
 
 def test_case_compares_engines_and_times_prompts_of_ours_alone() -> None:
@@ -268,6 +277,23 @@ def test_answers_shorter_than_asked_for_are_no_result() -> None:
 
     with pytest.raises(RuntimeError, match="as many tokens"):
         run_timed(Lazy(), prompts(2), CPU)
+
+
+def test_batches_are_halved_as_memory_runs_out() -> None:
+    class Small:
+        device = CPU
+
+        def generate(self, ids: torch.Tensor, *, attention_mask: torch.Tensor, max_new_tokens: int) -> torch.Tensor:
+            if len(ids) > 3:
+                raise torch.OutOfMemoryError("too much")
+            last = ids[:, -1:]  # real tokens stand at the end
+            return torch.cat([ids, last.expand(-1, max_new_tokens)], dim=1)
+
+    padded = Padded(Small(), rows=8)
+    work = [Work([index] * (index + 1), 1 + index % 2) for index in range(10)]
+
+    assert padded(work) == [[index] * (1 + index % 2) for index in range(10)]
+    assert padded.remark == "batches of 2, as memory ran out"
 
 
 def test_hugging_face_model_has_the_very_same_tensors() -> None:
