@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ from worker.engine.group import Group, fan_out, follow_all
 from worker.engine.info import Counters, describe
 from worker.engine.kv_cache import token_bytes
 from worker.engine.linear import ROW_MULTIPLE, round_up
-from worker.engine.loader import Model, load_model
+from worker.engine.loader import Model
 from worker.engine.memory import GPU_MEMORY_FRACTION, cache_bytes, choose_rows
+from worker.engine.parallel.launch import MakeRunner, load_split
 from worker.engine.prefill import Prefill
 from worker.engine.prepare import Preparer, all_eos_token_ids
 from worker.engine.recovery import Recovery, rewound
@@ -48,13 +50,14 @@ class Engine:
         prefix_sharing: bool = True,
         gpu_memory_fraction: float | None = None,
         load_float32: Callable[[], "Engine"] | None = None,
+        make_runner: MakeRunner = Runner,
     ) -> None:
         self._preparer = preparer
         self.spec, self.weights = model.spec, model.weights
         num_bytes = cache_bytes(model.device, gpu_memory_fraction=gpu_memory_fraction)
         budget = num_bytes // token_bytes(model.spec, model.dtype)
         rows = rows or choose_rows(budget, max_model_len=preparer.max_model_len, device=model.device)
-        self._runner = Runner(model, max_rows=rows, budget_tokens=budget, max_tokens=preparer.max_model_len)
+        self._runner = make_runner(model, max_rows=rows, budget_tokens=budget, max_tokens=preparer.max_model_len)
         self._prefill = Prefill(self._runner, sharing=prefix_sharing)
         self._scheduler = Scheduler(rows, self._runner.cache.room, self._prefill.cost)
         self._groups: dict[str, Group] = {}  # waiting and live
@@ -92,11 +95,14 @@ class Engine:
         num_threads: int | None = None,
         prefix_sharing: bool = True,
         gpu_memory_fraction: float = GPU_MEMORY_FRACTION,
+        tensor_parallel: int = 1,
     ) -> "Engine":
         """Load a model folder (or a .pt file beside a config.json). Raises EngineError with one clear sentence.
 
         `prefix_sharing` computes the common beginning of prompts of one owner once; it changes no answer.
         `gpu_memory_fraction` of a GPU's memory may be in use once the cache is full; on a CPU it says nothing.
+        `tensor_parallel` > 1 splits the model among as many processes, each on a GPU of its own from `device` on; they
+        are started here, end with the engine, and change no answer.
         """
         if (rows is not None and rows < 1) or (num_threads is not None and num_threads < 1):
             raise EngineError("rows and num_threads must be at least 1")
@@ -104,7 +110,8 @@ class Engine:
             raise EngineError("gpu_memory_fraction must be above 0 and at most 1")
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        model = load_model(Path(folder), device=device, dtype=dtype)
+        load = partial(load_split, Path(folder), num_ranks=tensor_parallel)
+        model, make_runner = load(device=device, dtype=dtype)
         tokenizer = load_tokenizer(model.folder)
         preparer = Preparer(
             vocab_size=model.spec.vocab_size,
@@ -115,8 +122,8 @@ class Engine:
         )
 
         def load_float32() -> Engine:
-            other = load_model(Path(folder), device=str(model.device), dtype="float32")
-            return cls(other, preparer, rows=engine.info.rows, prefix_sharing=False)
+            other, make_other = load(device=str(model.device), dtype="float32")
+            return cls(other, preparer, rows=engine.info.rows, prefix_sharing=False, make_runner=make_other)
 
         is_float32 = model.dtype == torch.float32
         engine = cls(
@@ -126,6 +133,7 @@ class Engine:
             prefix_sharing=prefix_sharing,
             gpu_memory_fraction=gpu_memory_fraction,
             load_float32=None if is_float32 else load_float32,
+            make_runner=make_runner,
         )
         return engine
 
