@@ -30,7 +30,7 @@ FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
 QUICK_SECONDS = 60.0  # who dies sooner after a start waits longer for the next one
 OVERTIME_SECONDS = 60.0  # beyond its grace time, for a worker whose database is away; then it hangs and is killed
 STOP = (signal.SIGTERM, signal.SIGINT)
-COMMAND = ("-m", "cli.main", "worker")
+COMMAND: tuple[str, ...] = ("-m", "cli.main", "worker")
 
 Wait = Callable[[float | None], Collection[int]]  # for signals, up to so many seconds
 

@@ -1,5 +1,6 @@
 """Which devices --devices names, what it refuses, and what each worker is started with."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -110,6 +111,15 @@ def test_all_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(typer.BadParameter, match="there is no GPU"):
         choose_devices("all")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not shutil.which("nvidia-smi"), reason="no NVIDIA driver")
+def test_all_are_the_gpus_that_the_driver_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without MIG, each a line such as `GPU 0: NVIDIA H200 (UUID: GPU-...)`."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [device.name for device in choose_devices("all")] == [f"cuda:{number}" for number in range(len(listed))]
 
 
 def test_torch_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

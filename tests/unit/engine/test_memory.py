@@ -71,6 +71,19 @@ def test_fraction_of_a_gpu_holds_weights_and_cache_together(
     assert cache_bytes(CUDA, gpu_memory_fraction=fraction) == left
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fraction_goes_by_what_the_driver_says(folder: Path) -> None:
+    _, total = torch.cuda.mem_get_info(CUDA)
+    held = torch.empty(GIB, dtype=torch.uint8, device=CUDA)
+    before = cache_bytes(CUDA, gpu_memory_fraction=0.9)
+    more = torch.empty(2 * GIB, dtype=torch.uint8, device=CUDA)
+    after = cache_bytes(CUDA, gpu_memory_fraction=0.9)
+    assert before - after == pytest.approx(more.nbytes, rel=0.05)
+    assert 0 < after <= 0.9 * total - held.nbytes - more.nbytes
+    assert Engine.load(folder, device="cuda").info.rows == 256
+
+
 def test_fraction_that_the_weights_fill_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     use_of_gpu(monkeypatch, free=60 * GIB, total=100 * GIB)
     with pytest.raises(EngineError, match=r"40\.0 of the GPU's 100\.0 GiB are in use, .*fraction of 0\.4 "):
