@@ -35,7 +35,7 @@ class Bench:
     workload: Workload
     runs: list[Run] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
-    answers: list[list[int]] | None = None  # of the first engine that ran
+    answers: list[list[int]] = field(default_factory=list)  # ours, once it ran
 
     def measure(self, name: str, open_decoder: OpenDecoder, *, runs_left: int) -> None:
         """Measure an engine in its share of the time. One that fails is left out and named with its reason."""
@@ -49,11 +49,12 @@ class Bench:
         try:
             run, tokens = _measure(place, self.workload, name, open_decoder, allowance)
         except Exception as error:  # its reason goes into the report, and whether it is ours into the exit status
-            self.skipped[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            self.skipped[name] = describe_error(error)
             say(f"  {self.skipped[name]}")
             return
-        self.answers = tokens if self.answers is None else self.answers
-        self.runs.append(replace(run, equal_answers=_equal(self.answers, tokens)))
+        if name == OURS:
+            self.answers = tokens
+        self.runs.append(replace(run, equal_answers=_count_equal(self.answers, tokens) if self.answers else None))
         say(f"  {run.tokens_per_second:,.0f} tok/s, {run.whole.of_limit:.1%} of the limit")
 
     def as_case(self) -> Case:
@@ -120,9 +121,15 @@ def _as_run(
     )
 
 
-def _equal(answers: list[list[int]], tokens: list[list[int]]) -> int:
-    """Count answers that are the beginning of the first engine's for the same prompt."""
-    return sum(ours[: len(theirs)] == theirs for ours, theirs in zip(answers, tokens, strict=False))
+def _count_equal(answers: list[list[int]], tokens: list[list[int]]) -> int:
+    """Count the prompts, of those both were given, whose answers are equal as far as both go."""
+    pairs = zip(answers, tokens, strict=False)
+    return sum(all(a == b for a, b in zip(ours, theirs, strict=False)) for ours, theirs in pairs)
+
+
+def describe_error(error: Exception) -> str:
+    """Its kind and the first line of what it says."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def say(line: str) -> None:

@@ -66,6 +66,7 @@ class Check:
     max_difference: float
     same_choice: float  # share of the tokens that Hugging Face would have chosen as well
     passed: bool
+    fault: str = ""  # what it broke off with, before anything could be compared
 
 
 @dataclass(frozen=True)

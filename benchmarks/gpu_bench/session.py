@@ -1,5 +1,6 @@
 """The whole command: ceilings, then for each shape a check and every workload; the files are written after each."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_bench import installed
-from benchmarks.gpu_bench.case import Bench, Place, say
+from benchmarks.gpu_bench.case import Bench, Place, describe_error, say
 from benchmarks.gpu_bench.ceilings import Ceilings, Sizes, measure_ceilings
 from benchmarks.gpu_bench.check import check_model, check_shape
 from benchmarks.gpu_bench.decoders import Decoder, OpenDecoder, release_memory
@@ -68,7 +69,8 @@ class Session:
         specs = [make_spec(shape) for shape in options.shapes]
         self.ceilings = measure_ceilings(specs, options.sizes, device=options.device, dtype=options.dtype)
         if _is_installed("hf-generate"):
-            self._note(check_shape(_CHECKED, device=options.device, dtype=torch.float32))
+            check = partial(check_shape, _CHECKED, device=options.device, dtype=torch.float32)
+            self._check(_CHECKED, torch.float32, check)
         for index, shape in enumerate(options.shapes):
             self._run_shape(shape, shapes_left=len(options.shapes) - index)
         return self._report()
@@ -83,7 +85,7 @@ class Session:
         model = make_model(shape, spec, weights, device=options.device, dtype=options.dtype)
         peer = build_model(CONFIGS[shape], spec, weights) if _is_installed("hf-generate") else None
         if peer is not None and (shape, options.dtype) != (_CHECKED, torch.float32):
-            self._note(check_model(model, peer))
+            self._check(shape, options.dtype, partial(check_model, model, peer))
         limit = Limit(spec, options.dtype.itemsize, self.ceilings.peaks)
         place = Place(shape, limit, options.device, options.budget.part(shapes_left))
         self._run_workloads(place, dict(self._engines(shape, model, peer)))
@@ -108,9 +110,16 @@ class Session:
             if name in INSTALLED and _is_installed(name):
                 yield name, partial(INSTALLED[name], CONFIGS[shape], _name(self.options.dtype))
 
-    def _note(self, check: Check) -> None:
+    def _check(self, shape: str, dtype: torch.dtype, run: Callable[[], Check]) -> None:
+        """Note whether our engine is right. One that breaks off is not, and the rest is measured nevertheless."""
+        try:
+            check = run()
+        except Exception as error:  # its reason goes into the report, and into the exit status
+            check = Check(
+                shape, _name(dtype), 0, math.nan, math.nan, math.nan, passed=False, fault=describe_error(error)
+            )
         self.checks.append(check)
-        say(f"{check.shape} {check.dtype}: {'right' if check.passed else 'WRONG'}")
+        say(f"{shape} {_name(dtype)}: {'right' if check.passed else f'WRONG {check.fault}'}")
 
     def _report(self) -> Report:
         return Report(

@@ -67,7 +67,7 @@ def _utilisation(phase: Phase | None, peak_flops: float) -> str:
 def _remark(run: Run) -> str:
     remarks = [f"outputs cut to {run.output_scale:.0%}"] if run.output_scale < 1 else []
     if run.engine != OURS:
-        remarks.append(f"{run.equal_answers} answers as ours")
+        remarks += [] if run.equal_answers is None else [f"{run.equal_answers} answers as ours"]
         remarks += [run.remark] if run.remark else []
     return "; ".join(remarks)
 
@@ -90,6 +90,8 @@ def _products_line(tokens: int, products: Sequence[Product]) -> str:
 
 
 def _check_line(check: Check) -> str:
+    if check.fault:
+        return f"WRONG: {check.shape} {check.dtype}, no comparison: {check.fault}"
     return (
         f"{'right' if check.passed else 'WRONG'}: {check.shape} {check.dtype} against Hugging Face, "
         f"{check.num_tokens} tokens: logprobs differ by {check.mean_difference:.2g} nats on average, "

@@ -26,6 +26,7 @@ from benchmarks.gpu_bench.ours import OURS
 from benchmarks.gpu_bench.picture import save_picture, spread
 from benchmarks.gpu_bench.records import Case, Check, Phase, Report, Run, read_report, write_report
 from benchmarks.gpu_bench.sample import Budget, Pace, choose_sample, find_pace
+from benchmarks.gpu_bench.session import Session
 from benchmarks.gpu_bench.shapes import CONFIGS, PUBLISHED, make_model, make_spec, random_weights
 from benchmarks.gpu_bench.table import as_text, case_rows
 from benchmarks.gpu_bench.targets import judge_targets
@@ -80,21 +81,26 @@ def test_two_rounds_of_rows_take_twice_as_long() -> None:
     assert twice.seconds == pytest.approx(2 * once.seconds)
 
 
-def test_prompts_cost_each_token_and_each_pair_of_tokens() -> None:
+@pytest.mark.parametrize(
+    ("work", "shared", "num_tokens", "num_pairs"),
+    [
+        (prompts(1, prompt=1000), 0, 1000, sum(range(1, 1001))),
+        (prompts(10, prompt=100), 0, 1000, 10 * sum(range(1, 101))),
+        (prompts(10, prompt=100), 90, 90 + 10 * 10, sum(range(1, 91)) + 10 * sum(range(91, 101))),
+    ],
+    ids=["one", "ten", "ten that share their beginning"],
+)
+def test_prompts_cost_each_token_and_each_pair_of_tokens(
+    work: list[Work], shared: int, num_tokens: int, num_pairs: int
+) -> None:
     spec = LLAMA_8B.spec
-    body = count_parameters(spec) - 2 * spec.vocab_size * spec.hidden_size - (2 * 32 + 1) * spec.hidden_size
-    pairs = sum(range(1, 1001))
+    head = spec.vocab_size * spec.hidden_size
+    matrices = count_parameters(spec) - 2 * head - (2 * spec.num_layers + 1) * spec.hidden_size
 
-    flops = LLAMA_8B.prefill([Work([1] * 1000, 2)], 1).flops
+    flops = LLAMA_8B.prefill(work, 10, shared_tokens=shared).flops
 
-    assert flops == 2 * body * 1000 + 2 * spec.vocab_size * spec.hidden_size + 32 * 4 * spec.q_size * pairs
-
-
-def test_shared_tokens_are_computed_once() -> None:
-    work = prompts(10, prompt=100)
-    whole, shared = LLAMA_8B.prefill(work, 10).flops, LLAMA_8B.prefill(work, 10, shared_tokens=90).flops
-
-    assert shared / whole == pytest.approx((90 + 10 * 10) / 1000, rel=0.05)
+    pairs = 4 * spec.num_layers * spec.q_size * num_pairs
+    assert flops == 2 * matrices * num_tokens + 2 * head * len(work) + pairs
 
 
 def test_short_prompt_alone_is_bound_by_the_weights() -> None:
@@ -259,7 +265,7 @@ def test_engine_that_fails_is_named_and_the_others_go_on() -> None:
     case = run_fakes(RuntimeError("it broke\nhere and there"))
 
     assert case.skipped == {OURS: "RuntimeError: it broke"}
-    assert [run.engine for run in case.runs] == ["peer"]
+    assert [(run.engine, run.equal_answers) for run in case.runs] == [("peer", None)]
     assert gpu.has_failed(replace(REPORT, cases=(case,)))
 
 
@@ -268,6 +274,37 @@ def test_nothing_begins_after_the_time_is_over() -> None:
 
     assert case.skipped == {OURS: NO_TIME, "peer": NO_TIME}
     assert not gpu.has_failed(replace(REPORT, cases=(case,)))
+
+
+def test_check_that_breaks_off_is_a_wrong_engine(tmp_path: Path) -> None:
+    running = Session(gpu.choose(gpu.parse(["--device", "cpu", "--quick"])), tmp_path / "gpu.json")
+
+    def break_off() -> Check:
+        raise RuntimeError("no such kernel")
+
+    running._check("8B", torch.bfloat16, break_off)
+
+    [check] = running.checks
+    assert gpu.has_failed(replace(REPORT, checks=(check,)))
+    assert check.fault == "RuntimeError: no such kernel"
+
+
+def test_equal_answers_are_counted_as_far_as_both_go() -> None:
+    place, answers = Place("8B", LLAMA_8B, CPU, Budget(1e6)), iter([7, 8])
+
+    class Constant(Fake):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = next(answers)
+
+        def __call__(self, requests: Sequence[Work]) -> list[list[int]]:
+            return [[7] * (item.num_new_tokens - 1) + [self.token] for item in requests]
+
+    bench = Bench(place, WORK)
+    for name in (OURS, "peer"):
+        bench.measure(name, lambda _: opened(Constant()), runs_left=1)
+
+    assert [run.equal_answers for run in bench.runs] == [8, 0]
 
 
 def test_answers_shorter_than_asked_for_are_no_result() -> None:
