@@ -39,7 +39,7 @@ class Stage(StrEnum):
     LEFT = "left"
     STARTED = "started"
     TRYING = "trying"  # the device, on a prompt of our own
-    WORKED = "worked"  # a row that it completed is written
+    WORKED = "worked"  # it completed a row, whether that still counted or not
 
 
 class CrashLog:

@@ -1,4 +1,4 @@
-"""The operations between the matrix products, as tensor operations. A CPU may have them compiled, see `native`."""
+"""The operations of the transformer, as tensor operations. Those between the products may be compiled, see `native`."""
 
 from typing import Protocol
 
@@ -6,12 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engine.activation import swiglu
+from worker.engine.linear import linear
 from worker.engine.reductions import log_norm
 from worker.engine.rope import Rotation, rotate
 
 
 class Ops(Protocol):
-    """What the transformer and the sampler compute besides products. A row's result depends on that row alone."""
+    """What the transformer and the sampler compute. A row's result depends on that row alone."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply x [N, in] by weight [out, in] and add bias [out] -> [N, out]."""
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""
@@ -31,6 +35,10 @@ class Ops(Protocol):
 
 class TorchOps:
     """See `Ops`. On any device, and with gradients."""
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply x [N, in] by weight [out, in], plain or packed, and add bias [out] -> [N, out]."""
+        return linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Scale each last axis of x [..., C] to unit mean square, in float32, then by weight [C]."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from worker.engine.families import load_spec
+from worker.engine.fast_paths import choose_fast_paths
 from worker.engine.loader import choose_device, choose_dtype, name_linear
-from worker.engine.runner import choose_fast_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ def probe(folder: Path, *, device: str, dtype: str) -> Probe:
     spec = load_spec(folder)
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, spec=spec, device=chosen_device)
-    *_, names = choose_fast_paths(spec, chosen_device, chosen_dtype)
+    names = choose_fast_paths(spec, chosen_device, chosen_dtype).names
     return Probe(
         dtype=str(chosen_dtype).removeprefix("torch."),
         device=str(chosen_device),

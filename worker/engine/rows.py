@@ -107,6 +107,11 @@ class Rows:
         every = SamplingState(**{field.name: getattr(self, field.name) for field in fields(SamplingState)})
         return every.take(rows)
 
+    def plain_sampling(self, rows: slice) -> SamplingState:
+        """As `sampling`, of rows without penalties and bans; asks the host nothing."""
+        names = (field.name for field in fields(SamplingState) if field.name not in ("penalties", "bans"))
+        return SamplingState(**{name: getattr(self, name)[rows] for name in names})
+
     def record(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> None:
         """Take tokens [B], of logprobs [B], as the newest of rows, and mark those that ended: a stop token, the last
         allowed, or a logprob that is no number, since what follows from such scores is none either.
@@ -115,8 +120,22 @@ class Rows:
         self.token[rows] = tokens
         self.penalties.record(rows, tokens)
         self.bans.record(rows, tokens)
+        self.done[rows] = self._ends(rows, tokens, logprobs)
+
+    def advance(self, tokens: Tensor, logprobs: Tensor, live: Tensor) -> None:
+        """As `record` of rows [0, B), which move on by a position, where live [B] says so. Asks the host nothing.
+
+        For rows without penalties and bans.
+        """
+        rows = slice(0, len(tokens))
+        self.generated[rows] += live
+        self.position[rows] += live
+        self.token[rows] = tokens.where(live, self.token[rows])
+        self.done[rows] = self._ends(rows, tokens, logprobs).where(live, self.done[rows])
+
+    def _ends(self, rows: slice, tokens: Tensor, logprobs: Tensor) -> Tensor:
         stopped = (tokens[:, None] == self.stop_ids[rows]).any(-1)
-        self.done[rows] = stopped | (self.generated[rows] >= self.max_new_tokens[rows]) | ~logprobs.isfinite()
+        return stopped | (self.generated[rows] >= self.max_new_tokens[rows]) | ~logprobs.isfinite()
 
     def replace_newest(self, rows: Items[int], tokens: Items[int]) -> None:
         """Put other tokens in place of those recorded last."""

@@ -3,23 +3,20 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from worker.engine.attention import Attention, NativeAttention, Pass, TorchAttention
+from worker.engine.attention import Attention, Pass
 from worker.engine.cache import Cache
+from worker.engine.fast_paths import choose_fast_paths
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.loader import Model
-from worker.engine.native import NativeError, Shape, load_kernel, load_ops
-from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.scoring import score_prompt
 from worker.engine.sending import send
 from worker.engine.sequence import PromptScores
-from worker.engine.spec import Spec
 from worker.engine.transformer import run_layers
 
 # Prompt tokens of one pass: enough to keep the matrix products busy, little enough for the activations. A GPU takes
@@ -51,12 +48,13 @@ class Runner:
         budget_tokens: int,
         max_tokens: int | None = None,
         kernel_folder: Path | None = None,
+        reproducible: bool = False,
     ) -> None:
-        """`max_tokens`: of the longest row there may be, the model's context unless told otherwise."""
+        """`max_tokens`: of the longest row there may be, the model's context unless told otherwise. `reproducible`: a
+        GPU gives a row the same bits in every batch, as a CPU always does."""
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
-        self.attention, self.ops, self.fast_paths = choose_fast_paths(
-            model.spec, model.device, model.dtype, kernel_folder
-        )
+        paths = choose_fast_paths(model.spec, model.device, model.dtype, kernel_folder, reproducible=reproducible)
+        self.attention, self.ops, self.choose, self.fast_paths = paths.attention, paths.ops, paths.choose, paths.names
         self.cache = self.attention.make_cache(
             max_rows=max_rows,
             max_tokens=max_tokens or model.spec.context_length,
@@ -122,37 +120,21 @@ class Runner:
         slots = torch.arange(len(ends), device=self._device)
         return self._forward(Pass(token, position, slots, counts=[1] * len(ends), ends=ends, is_decode=True))
 
+    def decode_bucket(self, token: Tensor, position: Tensor, *, longest: int) -> Tensor:
+        """As `decode` of rows [0, B), whose cache has room already, none longer than `longest` -> hidden [B, C].
+
+        Asks the host nothing, so that the pass may be captured. For a cache in pages.
+        """
+        slots = torch.arange(len(token), device=self._device)
+        ends = [longest] * len(token)
+        return self._forward(Pass(token, position, slots, counts=[1] * len(token), ends=ends, is_decode=True))
+
     def _forward(self, tokens: Pass) -> Tensor:
         mix = self.attention.bind(self.cache, tokens)
         return run_layers(self._weights, self._spec, tokens.tokens, tokens.positions, mix, tokens.keep, self.ops)
 
     def _integers(self, values: list[int]) -> Tensor:
         return send(values, torch.int64, self._device)
-
-
-def choose_fast_paths(
-    spec: Spec, device: torch.device, dtype: torch.dtype, kernel_folder: Path | None = None
-) -> tuple[Attention[Any], Ops, dict[str, str]]:
-    """Take the fastest attention and operations there are for a model; name them, or why they are not compiled."""
-    if uses_pages(device):
-        from worker.engine.cuda.attention import PagedAttention  # Triton is not everywhere
-
-        return PagedAttention(spec), TORCH_OPS, {"attention": "paged", "operations": "torch"}
-    if device.type != "cpu":
-        return TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, {"attention": "masked", "operations": "torch"}
-    try:
-        shape = Shape(spec.head_dim, spec.num_heads, spec.num_kv_heads, dtype)
-        kernel, ops = load_kernel(shape, kernel_folder), load_ops(dtype, kernel_folder)
-    except NativeError as error:
-        names = dict.fromkeys(("attention", "operations"), f"torch, since {error}")
-        return TorchAttention(spec, TORCH_OPS, masked=False), TORCH_OPS, names
-    names = {"attention": "compiled", "operations": "compiled"}
-    return NativeAttention(kernel, spec, ops), ops, names
-
-
-def uses_pages(device: torch.device) -> bool:
-    """Whether a device's cache is kept in pages, and its attention is the kernels in Triton."""
-    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def batches(spans: Items[Span], max_tokens: int) -> list[list[Span]]:

@@ -6,6 +6,7 @@ after the bans.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -62,24 +63,51 @@ class Features:
     min_tokens: bool = False
 
 
-def sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops = TORCH_OPS) -> tuple[Tensor, Tensor]:
+class Choose(Protocol):
+    """A way to choose one token a row."""
+
+    def __call__(
+        self, scores: Tensor, changed: Tensor, state: SamplingState, features: Features, ops: Ops
+    ) -> tuple[Tensor, Tensor]:
+        """Choose from raw scores [B, V], changed by penalties and bans -> ids [B], logprobs [B] under the raw ones."""
+
+
+def choose_by_torch(
+    scores: Tensor, changed: Tensor, state: SamplingState, features: Features, ops: Ops
+) -> tuple[Tensor, Tensor]:
+    """See `Choose`. On any device; where rows are filtered, it asks the device which are to be drawn again."""
+    tokens = row_argmax(changed)
+    if features.sampled:
+        tokens = torch.where(state.temperature > 0, draw(changed, state, features), tokens)
+    return tokens, scores.gather(1, tokens[:, None])[:, 0] - ops.log_norm(scores)
+
+
+def sample(
+    scores: Tensor,
+    state: SamplingState,
+    features: Features,
+    ops: Ops = TORCH_OPS,
+    choose: Choose = choose_by_torch,
+) -> tuple[Tensor, Tensor]:
     """Choose one token a row from raw scores [B, V] float32 -> token ids [B], logprobs [B] under the raw scores."""
     step = max(_CHUNK_SCORES // scores.shape[1], 1) if scores.device.type == "cpu" else len(scores)
+    if step >= len(scores):
+        return _sample(scores, state, features, ops, choose)
     chunks = [slice(start, start + step) for start in range(0, len(scores), step)]
-    tokens, logprobs = zip(*(_sample(scores[rows], state.take(rows), features, ops) for rows in chunks), strict=True)
+    chosen = [_sample(scores[rows], state.take(rows), features, ops, choose) for rows in chunks]
+    tokens, logprobs = zip(*chosen, strict=True)
     return torch.cat(tokens), torch.cat(logprobs)
 
 
-def _sample(scores: Tensor, state: SamplingState, features: Features, ops: Ops) -> tuple[Tensor, Tensor]:
+def _sample(
+    scores: Tensor, state: SamplingState, features: Features, ops: Ops, choose: Choose
+) -> tuple[Tensor, Tensor]:
     changed = scores if state.penalties is None else state.penalties.apply(scores)
     if state.bans is not None:
         changed = state.bans.apply(changed)
     if features.min_tokens:
         changed = ban_stops(changed, state)
-    tokens = row_argmax(changed)
-    if features.sampled:
-        tokens = torch.where(state.temperature > 0, draw(changed, state, features), tokens)
-    return tokens, scores.gather(1, tokens[:, None])[:, 0] - ops.log_norm(scores)
+    return choose(scores, changed, state, features, ops)
 
 
 def ban_stops(scores: Tensor, state: SamplingState) -> Tensor:

@@ -148,7 +148,9 @@ class Stepper:
         scores = logits(self._weights, self._spec, hidden, self._runner.ops)
         began = time.perf_counter()
         index = pad_rows(torch.arange(first, first + len(sequences), device=hidden.device))
-        tokens, logprobs = sample(scores, self._rows.sampling(index), features_of(sequences), self._runner.ops)
+        tokens, logprobs = sample(
+            scores, self._rows.sampling(index), features_of(sequences), self._runner.ops, self._runner.choose
+        )
         asking = tuple(row for row, sequence in enumerate(sequences) if sequence.params.top_logprobs)
         tops: tuple[Tensor, ...] = ()
         if asking:

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worker.engine.activation import gelu_tanh
-from worker.engine.linear import linear
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.rope import Rotation, rotary
 from worker.engine.spec import Spec
@@ -49,8 +48,8 @@ def forward(
 
     With `keep` [M], row numbers in any order, only these rows' hidden [M, C] is wanted: once the last layer's keys and
     values exist, the rest of that layer runs for them alone. There `attend` gets the q of these rows, in `keep`'s
-    order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`. `ops` is how norms,
-    rotations and activations are computed.
+    order, with the k and v of all N. In inference N and M are multiples of 16, see `linear`. `ops` is how
+    products, norms, rotations and activations are computed.
     """
     return run_layers(weights, spec, tokens, positions, by_heads(spec, positions, attend, keep, ops), keep, ops)
 
@@ -75,11 +74,11 @@ def run_layers(
     first = weights.layers[0]
     normed = normalise(spec, x, first.attention_norm, first.attention_norm_bias, ops)
     for index, layer in enumerate(weights.layers):
-        qkv = linear(normed, layer.wqkv, layer.bqkv)
+        qkv = ops.linear(normed, layer.wqkv, layer.bqkv)
         mixed = join(mix(index, layer, qkv.view(-1, spec.num_heads + 2 * spec.num_kv_heads, spec.head_dim)))
         if keep is not None and index == spec.num_layers - 1:
             x = x[keep]
-        delta = join(linear(mixed, layer.wo, layer.bo))
+        delta = join(ops.linear(mixed, layer.wo, layer.bo))
         x, normed = add_normalise(spec, x, delta, layer.mlp_norm, layer.mlp_norm_bias, ops)
         delta = feed_forward(layer, spec, normed, ops, join)
         if index < spec.num_layers - 1:
@@ -106,7 +105,7 @@ def by_heads(spec: Spec, positions: Tensor, attend: Attend, keep: Tensor | None 
 
 def logits(weights: Weights, spec: Spec, hidden: Tensor, ops: Ops = TORCH_OPS) -> Tensor:
     """Turn hidden [M, C] into raw next-token scores [M, V], float32."""
-    return linear(normalise(spec, hidden, weights.norm, weights.norm_bias, ops), weights.head).float()
+    return ops.linear(normalise(spec, hidden, weights.norm, weights.norm_bias, ops), weights.head).float()
 
 
 def split_heads(
@@ -130,9 +129,9 @@ def _norm_heads(spec: Spec, qk: Tensor, q_norm: Tensor, k_norm: Tensor, ops: Ops
 
 def feed_forward(layer: Layer, spec: Spec, normed: Tensor, ops: Ops = TORCH_OPS, join: Join = as_is) -> Tensor:
     """The MLP over normalised [N, C]: down(silu(gate) * up), or down(gelu(up)) in families without a gate."""
-    inner = linear(normed, layer.w_gate_up, layer.b_gate_up)
+    inner = ops.linear(normed, layer.w_gate_up, layer.b_gate_up)
     bent = gelu_tanh(inner) if spec.mlp == "gelu" else ops.swiglu(inner)
-    return join(linear(join(bent), layer.w_down, layer.b_down))
+    return join(ops.linear(join(bent), layer.w_down, layer.b_down))
 
 
 def normalise(spec: Spec, x: Tensor, weight: Tensor, bias: Tensor | None, ops: Ops) -> Tensor:

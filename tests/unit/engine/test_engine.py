@@ -16,6 +16,7 @@ from tests.unit.engine.models import EOS, ragged_requests, tiny_llama, write_tik
 from worker.engine import Engine, EngineError, Output, Request, SamplingParams, runner
 from worker.engine.attention import TorchAttention
 from worker.engine.families import load_spec
+from worker.engine.fast_paths import FastPaths
 from worker.engine.ops import TORCH_OPS
 from worker.engine.reference import generate as generate_plainly
 
@@ -157,7 +158,9 @@ def test_masked_attention_decodes_the_same(folder: Path, monkeypatch: pytest.Mon
     requests = ragged_requests(9)
     expected = Engine.load(folder, rows=6).generate(requests)
     masked = TorchAttention(load_spec(folder), TORCH_OPS, masked=True)
-    monkeypatch.setattr(runner, "choose_fast_paths", lambda *_: (masked, TORCH_OPS, {"attention": "masked"}))
+    monkeypatch.setattr(
+        runner, "choose_fast_paths", lambda *_, **__: FastPaths(masked, TORCH_OPS, {"attention": "masked"})
+    )
     engine = Engine.load(folder, rows=6)
     for output, other in zip(engine.generate(requests), expected, strict=True):
         assert output.token_ids == other.token_ids
@@ -259,9 +262,8 @@ def test_a_prompt_of_one_token_sees_no_other_row(
 ) -> None:
     if masked is not None:
         torch_attention = TorchAttention(load_spec(folder), TORCH_OPS, masked=masked)
-        monkeypatch.setattr(
-            runner, "choose_fast_paths", lambda *_: (torch_attention, TORCH_OPS, {"attention": "torch"})
-        )
+        paths = FastPaths(torch_attention, TORCH_OPS, {"attention": "torch"})
+        monkeypatch.setattr(runner, "choose_fast_paths", lambda *_, **__: paths)
     engine = Engine.load(folder, rows=4)
     (alone,) = engine.generate([Request("one", [77], params=GREEDY)])
     engine.add(engine.prepare(Request("other", [5, 6, 7, 8, 9], params=GREEDY)))

@@ -18,6 +18,7 @@ from tests.unit.engine.models import EOS, VOCAB_SIZE, tiny_llama, write_tiktoken
 from worker.engine import Engine, Output, Request, RowError, SamplingParams, runner
 from worker.engine.attention import TorchAttention
 from worker.engine.families import load_spec
+from worker.engine.fast_paths import FastPaths
 from worker.engine.faults import is_allocation_failure
 from worker.engine.group import Group
 from worker.engine.kv_cache import KVCache
@@ -529,7 +530,9 @@ def test_a_token_the_tokenizer_cannot_take_fails_its_row(
 def test_a_cancelled_row_leaves_no_nan_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Masked attention multiplies what lies beyond a row by 0, which NaN survives."""
     masked = TorchAttention(load_spec(folder), TORCH_OPS, masked=True)
-    monkeypatch.setattr(runner, "choose_fast_paths", lambda *_: (masked, TORCH_OPS, {"attention": "masked"}))
+    monkeypatch.setattr(
+        runner, "choose_fast_paths", lambda *_, **__: FastPaths(masked, TORCH_OPS, {"attention": "masked"})
+    )
     engine = Engine.load(folder, rows=1)
     good = Request("good", [5, 6], params=GREEDY)
     bad = Request("bad", [7, 8, 9, 10, 11, 12], params=GREEDY)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from worker.engine.linear import linear
 from worker.engine.native.build import ELEMENT_BITS, NativeError, load_library
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.rope import Rotation
@@ -25,6 +26,10 @@ class NativeOps:
         self._log_norm.argtypes = self._swiglu.argtypes
         for function in (self._rms_norm, self._swiglu, self._rotate, self._log_norm):
             function.restype = None
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply x [N, in] by weight [out, in], plain or packed, and add bias [out] -> [N, out]."""
+        return linear(x, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Scale each last axis of x [..., C] to unit mean square, then by weight [C]."""
@@ -93,6 +98,7 @@ def agree(ops: Ops, dtype: torch.dtype) -> bool:
             TORCH_OPS.add_norm(heads[:, 0], heads[:, 1], weight, 1e-5),
             strict=True,
         ),
+        (ops.linear(gate_up[:, :40], heads[0], weight[:3]), TORCH_OPS.linear(gate_up[:, :40], heads[0], weight[:3])),
         (ops.swiglu(gate_up), TORCH_OPS.swiglu(gate_up)),
         (ops.rotate(heads.clone()[:, :2], rotation), TORCH_OPS.rotate(heads[:, :2], rotation)),
         (ops.log_norm(scores), TORCH_OPS.log_norm(scores)),
