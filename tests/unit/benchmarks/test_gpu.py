@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import gpu
 from benchmarks.engine.work import Work
-from benchmarks.gpu_bench import sample
+from benchmarks.gpu_bench import ceilings, sample
 from benchmarks.gpu_bench.case import NO_TIME, Bench, Place
 from benchmarks.gpu_bench.ceilings import SMALL, Ceilings, Product, Sizes, measure_ceilings
 from benchmarks.gpu_bench.check import check_model, check_shape
@@ -51,6 +51,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure ceilings in no time: what they are does not matter here."""
+    monkeypatch.setattr(ceilings, "_SECONDS_EACH", 0.0)
+    monkeypatch.setattr(gpu, "SMALL", Sizes(copy_bytes=1 << 20, square=64, tokens=(4,)))
 
 
 # Limits
@@ -212,6 +219,12 @@ def test_sample_fits_its_time(allowance: float, num_requests: int, scale: float)
     assert found.requests[0].num_new_tokens == max(round(20 * scale), 2)
 
 
+def test_sample_fills_the_rows() -> None:
+    found = choose_sample(Pace(0.0, 0.1), prompts(6), 4, refills=True, num_prefills=1, allowance=2.5)
+
+    assert len(found.requests) == 4
+
+
 def test_batches_that_are_not_refilled_take_longer() -> None:
     work = [Work([1] * index, 10 if index % 2 else 1) for index in range(8)]
     pace = Pace(prompt_seconds=0.0, step_seconds=1.0)
@@ -370,6 +383,7 @@ def test_check_passes_the_engine_and_sees_a_wrong_one(dtype: torch.dtype) -> Non
     assert not check_model(turned, peer).passed
 
 
+@pytest.mark.usefixtures("hasty")
 def test_ceilings_measure_each_product_once() -> None:
     sizes = Sizes(copy_bytes=1 << 16, square=64, tokens=(4, 16))
     spec = make_spec("tiny")
@@ -491,8 +505,8 @@ def test_command_draws_what_was_measured_before(tmp_path: Path, capsys: pytest.C
     assert "least over hf-continuous >= 2.0" in shown
 
 
-def test_command_measures_and_agrees_with_hugging_face(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "SMALL", Sizes(copy_bytes=1 << 20, square=64, tokens=(4,)))
+@pytest.mark.usefixtures("hasty")
+def test_command_measures_and_agrees_with_hugging_face(tmp_path: Path) -> None:
     peers = ["--peers", "hf-generate", "hf-continuous", "--workloads", "ragged", "batch-1"]
 
     status = gpu.main(["--shapes", "tiny", "--device", "cpu", "--quick", *peers, "-o", str(tmp_path)])
