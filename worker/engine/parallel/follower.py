@@ -94,6 +94,8 @@ def serve(link: Link, rank: int) -> None:
             link.send(follower.obey(link.receive()))
     except RankLost:
         return
+    finally:
+        link.close()
 
 
 def _end_with(leader: int) -> None:

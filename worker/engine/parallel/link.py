@@ -29,16 +29,14 @@ class Link:
 
     def receive(self, timeout_seconds: float | None = None) -> Message:
         """Wait for a message. Raises RankLost where the other end is closed, or silent for so long."""
-        self._end.settimeout(timeout_seconds)
         try:
+            self._end.settimeout(timeout_seconds)
             size = int.from_bytes(self._read(_LENGTH_BYTES), "big")
             message: Message = json.loads(self._read(size))
         except TimeoutError as error:
             raise RankLost(f"the other process has not answered for {timeout_seconds:g} s") from error
         except OSError as error:
             raise RankLost("the other process has ended") from error
-        finally:
-            self._end.settimeout(None)
         return message
 
     def close(self) -> None:
