@@ -58,7 +58,7 @@ def draw(
         is_refused = (count >= num) | (tl.sum(sums, 0) > limit)
         attempt += 1
         if is_refused:
-            share = uniform(seed, index, attempt.to(tl.int64))
+            share = uniform(seed, index, tl.cast(attempt, tl.int64))
             token, level = pick(scores, peak, temperature, level, token, sums, share, first, num_tokens, TILES)
     return tl.where(is_refused, first, token)
 

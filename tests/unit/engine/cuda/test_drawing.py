@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from worker.engine import randomness
-from worker.engine.cuda.drawing import pick, uniform
+from worker.engine.cuda.drawing import _passed, pick, uniform
 
 
 @triton.jit
@@ -29,6 +29,12 @@ def _pick(
     share = tl.load(shares + row)
     token, _ = pick(scores, 0.0, 1.0, 0.0, last, every, share, 0, num_tokens, TILES)
     tl.store(out + row, token)
+
+
+@triton.jit
+def _find(cumulative: Tensor, weights: Tensor, target: float, out: Tensor, NUM: tl.constexpr) -> None:
+    place = tl.arange(0, NUM)
+    tl.store(out, _passed(tl.load(cumulative + place), tl.load(weights + place), target, NUM))
 
 
 def picked(weights: Tensor, shares: list[float], *, sums: list[float], last: int | None = None) -> list[int]:
@@ -75,6 +81,15 @@ def test_no_rounding_reaches_a_token_without_weight(device: torch.device, excess
     weights = torch.zeros(8192, device=device)
     weights[[30, 5000]] = 0.5
     assert picked(weights, [0.0, 1 - 2.0**-24, 1.0], sums=[0.5 * excess, 0.5 * excess]) == [30, 5000, 5000]
+
+
+def test_sums_that_grow_where_no_weight_is_pick_nothing_there(device: torch.device) -> None:
+    """A GPU adds in the order of a tree, so that a running sum may be a bit greater behind a token of weight 0."""
+    weights = torch.tensor([0.0, 1.0, 0.0, 1.0], device=device)
+    cumulative = torch.tensor([0.0, 1.0, 1.0 + 2.0**-23, 2.0], device=device)
+    out = torch.empty(1, dtype=torch.int32, device=device)
+    _find[(1,)](cumulative, weights, 1.0, out, NUM=4)
+    assert out.item() == 3
 
 
 def test_only_what_comes_before_is_picked(device: torch.device) -> None:
