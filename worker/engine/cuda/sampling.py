@@ -2,9 +2,8 @@
 
 The first kernel reads every score once, in tiles spread over the whole GPU however few the rows. The second has one
 program a row. For a row that keeps every token it reads one tile more. Filters make it go over the row's blocks again,
-about twice for top_p and ten times for top_k, but it reads only those with a score high enough: few, where the model is
-sure of anything. One row's filters therefore leave most of a GPU idle for some tens of microseconds, against
-milliseconds for the weights of a model worth it; more programs a row would have to wait for each other.
+once or twice for top_p and three to eight times for top_k, but it reads only those with a score high enough. A single
+row's filters leave most of a GPU idle meanwhile; more programs a row would have to wait for each other in every pass.
 
 The order of every sum depends on the vocabulary alone, and a program sees nothing of other rows, so that a row has the
 same bits in every batch. The tokens are those of worker/engine/sampling.py but where a sum's rounding decides.
