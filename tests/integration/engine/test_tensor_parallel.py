@@ -70,6 +70,15 @@ def test_each_process_holds_its_part_of_the_cache(split: Engine, alone: Engine) 
     assert split.info.num_parameters == alone.info.num_parameters
 
 
+def test_rank_0_alone_is_told_to_stop(split: Engine) -> None:
+    """A service manager tells all processes of a service; the worker decodes on while it drains."""
+    for follower in followers():
+        for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            follower.send_signal(stop)
+
+    assert all(output.error is None for output in split.generate(ragged_requests(3)))
+
+
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**TINY, head_dim=16, attention_bias=True),
     "gpt2": lambda: GPT2Config(**GPT2),

@@ -4,6 +4,7 @@ It does what rank 0 does and knows no requests. Every message is answered by one
 """
 
 import os
+import signal
 import socket
 import sys
 import threading
@@ -106,7 +107,9 @@ def _end_with(leader: int) -> None:
 
 
 def main() -> None:
-    """Follow the process that started this one, over the socket it passed on."""
+    """Follow the process that started this one, over the socket it passed on, for as long as that one goes on."""
+    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # sent to all processes of a service
+        signal.signal(stop, signal.SIG_IGN)
     descriptor, leader, rank = map(int, sys.argv[1:])
     threading.Thread(target=_end_with, args=(leader,), daemon=True).start()
     serve(Link(socket.socket(fileno=descriptor)), rank)

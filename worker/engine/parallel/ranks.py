@@ -6,6 +6,7 @@ of R ranks, where splitting by inputs takes 2 all-reduces of [N, C]. An all-redu
 order of its own: the answers and the fingerprint of a model would change with the number of ranks.
 """
 
+import socket
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
@@ -32,13 +33,19 @@ class RankLost(EngineError):
 
 def open_store(port: int, share: Share) -> Any:  # noqa: ANN401
     """Open the place where ranks find each other: at `port`, or rank 0 with 0 at any free one."""
+    timeout = timedelta(seconds=EXCHANGE_SECONDS)
+    if share.rank:
+        return distributed.TCPStore(HOST, port, share.num_ranks, timeout=timeout)
+    # By itself it would listen at every address of the machine.
+    listener = socket.create_server((HOST, port))
     return distributed.TCPStore(
         HOST,
-        port,
+        listener.getsockname()[1],
         share.num_ranks,
-        is_master=share.rank == 0,
-        timeout=timedelta(seconds=EXCHANGE_SECONDS),
+        is_master=True,
+        timeout=timeout,
         wait_for_workers=False,
+        master_listen_fd=listener.detach(),
     )
 
 
@@ -67,8 +74,8 @@ class Ranks:
 
     def join(self, x: Tensor) -> Tensor:
         """Put the ranks' columns side by side, in their order: x [N, w] of each -> [N, R * w]."""
+        x = x.contiguous()  # as NCCL wants it
         pieces = [torch.empty_like(x) for _ in range(self.share.num_ranks)]
-        x = x.contiguous()
         self.num_joins += 1
         self._wait(lambda: self._backend.allgather([pieces], [x]))
         return torch.cat(pieces, dim=-1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -33,6 +34,21 @@ def test_columns_are_joined_in_the_order_of_ranks() -> None:
     found = run_together(3, lambda group: group.join(torch.full((2, 2), float(group.share.rank))))
 
     assert all(torch.equal(x, torch.tensor([[0.0, 0, 1, 1, 2, 2]] * 2)) for x in found)
+
+
+def listening() -> set[tuple[str, int]]:
+    """Addresses where this process takes connections."""
+    found = psutil.Process().net_connections()
+    return {(one.laddr.ip, one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN}
+
+
+def test_ranks_listen_to_nobody_but_this_machine() -> None:
+    before = listening()
+
+    found = run_together(2, lambda group: (group.join(torch.ones(1, 1)), listening() - before)[1])
+
+    assert found[0]
+    assert {ip for ip, _ in found[0]} == {"127.0.0.1"}
 
 
 def test_columns_that_do_not_lie_together_are_joined() -> None:
