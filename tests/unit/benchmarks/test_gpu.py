@@ -18,7 +18,7 @@ from benchmarks.engine.work import Work
 from benchmarks.gpu_bench import ceilings, sample
 from benchmarks.gpu_bench.case import NO_TIME, Bench, Place
 from benchmarks.gpu_bench.ceilings import SMALL, Ceilings, Product, Sizes, measure_ceilings
-from benchmarks.gpu_bench.check import check_model, check_shape
+from benchmarks.gpu_bench.check import check_model, check_shape, judge
 from benchmarks.gpu_bench.decoders import Decoder, Timed, run_timed
 from benchmarks.gpu_bench.hugging_face import Padded, build_model
 from benchmarks.gpu_bench.limits import Limit, Peaks, occupancy
@@ -381,6 +381,23 @@ def test_check_passes_the_engine_and_sees_a_wrong_one(dtype: torch.dtype) -> Non
 
     assert check_model(right, peer).passed
     assert not check_model(turned, peer).passed
+
+
+@pytest.mark.parametrize(
+    ("dtype", "difference", "same", "passed"),
+    [
+        ("float32", 1e-6, True, True),
+        ("float32", 1e-6, False, False),
+        ("float32", 1e-2, True, False),
+        ("bfloat16", 0.05, False, True),
+        ("bfloat16", 0.5, True, False),
+        ("bfloat16", float("nan"), True, False),
+    ],
+)
+def test_check_is_judged_by_its_dtype(dtype: str, difference: float, same: bool, passed: bool) -> None:
+    found = judge("tiny", dtype, torch.full((10,), difference), torch.tensor([same] + [True] * 9))
+
+    assert found.passed == passed
 
 
 @pytest.mark.usefixtures("hasty")
