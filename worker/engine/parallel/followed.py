@@ -13,8 +13,8 @@ from worker.engine.parallel.leader import Leader
 from worker.engine.parallel.ranks import Ranks
 from worker.engine.parallel.runner import RankRunner, pack
 
-# What changes slots; everything else asks rank 0's cache alone.
-_FOLLOWED = ("reserve", "open", "grow", "move", "swap", "share", "keep_first", "clear", "release")
+# What changes slots, beside `reserve` and `keep`; everything else asks rank 0's cache alone.
+_FOLLOWED = ("open", "grow", "move", "swap", "share", "keep_first", "clear", "release")
 
 
 class LeadingRunner(RankRunner):
@@ -57,8 +57,24 @@ class FollowedCache:
     def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("_"):
             object.__setattr__(self, name, value)
-        else:
-            setattr(self._cache, name, value)
+            return
+        setattr(self._cache, name, value)
+        if name == "budget_tokens":  # `reclaim` is rank 0's own: it drops what is kept on all
+            self._leader.tell("limit", num_tokens=value)
+
+    def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
+        """Make room on every rank. Where one rank's rows are lost, or may be, those of all are."""
+        try:
+            self._cache.reserve(num_live, num_rows, max_tokens)
+        except BaseException:
+            if not self._cache.holds_rows:
+                self._tell("release")
+            raise
+        try:
+            self._tell("reserve", num_live, num_rows, max_tokens)
+        except MemoryError:
+            self._follow("release")
+            raise
 
     def keep(self, slot: int, num_tokens: int) -> Beginning:
         """Keep a slot's first positions on every rank."""
@@ -67,18 +83,11 @@ class FollowedCache:
         return FollowedBeginning(self._leader, beginning, number)
 
     def _follow(self, method: str, *arguments: Any, **options: int) -> None:  # noqa: ANN401
-        try:
-            getattr(self._cache, method)(*arguments, **options)
-            self._leader.tell("change", method=method, arguments=arguments, options=options)
-        except (RuntimeError, MemoryError):
-            if method == "reserve":
-                self._forget_rows()
-            raise
+        getattr(self._cache, method)(*arguments, **options)
+        self._tell(method, *arguments, **options)
 
-    def _forget_rows(self) -> None:
-        """After rows were lost on one rank, or may have been, lose them on all."""
-        self._cache.release()
-        self._leader.tell("change", method="release", arguments=(), options={})
+    def _tell(self, method: str, *arguments: Any, **options: int) -> None:  # noqa: ANN401
+        self._leader.tell("change", method=method, arguments=arguments, options=options)
 
 
 class FollowedBeginning:

@@ -41,6 +41,7 @@ class Follower:
             "build": self._build,
             "forward": self._forward,
             "change": self._change,
+            "limit": self._limit,
             "keep": self._keep,
             "fill": self._fill,
             "drop": self._drop,
@@ -75,6 +76,9 @@ class Follower:
 
     def _change(self, method: str, arguments: list[object], options: dict[str, int]) -> None:
         getattr(self._runner.cache, method)(*arguments, **options)
+
+    def _limit(self, num_tokens: int) -> None:
+        self._runner.cache.budget_tokens = num_tokens
 
     def _keep(self, number: int, slot: int, num_tokens: int) -> None:
         self._kept[number] = self._runner.cache.keep(slot, num_tokens)

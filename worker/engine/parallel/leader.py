@@ -32,11 +32,6 @@ class Leader:
         self._lost: str | None = None
         self.end = weakref.finalize(self, _end, followers)
 
-    @property
-    def process_ids(self) -> list[int]:
-        """Process numbers of the followers, by rank."""
-        return [follower.process.pid for follower in self._followers]
-
     def call(
         self,
         name: str,
