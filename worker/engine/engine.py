@@ -31,9 +31,9 @@ from worker.engine.prepare import Preparer, all_eos_token_ids
 from worker.engine.recovery import Recovery, rewound
 from worker.engine.rows import Rows
 from worker.engine.runner import Runner
-from worker.engine.scheduler import Scheduler
+from worker.engine.scheduler import Scheduler, pace_of
 from worker.engine.sequence import Sequence
-from worker.engine.stepper import Stepper, choose_lag
+from worker.engine.stepper import DeviceStep, Stepper, choose_lag
 from worker.engine.tokenizer import load_tokenizer
 from worker.engine.types import Delta, EngineError, Output, Request, RowError
 
@@ -59,7 +59,7 @@ class Engine:
         rows = rows or choose_rows(budget, max_model_len=preparer.max_model_len, device=model.device)
         self._runner = make_runner(model, max_rows=rows, budget_tokens=budget, max_tokens=preparer.max_model_len)
         self._prefill = Prefill(self._runner, sharing=prefix_sharing)
-        self._scheduler = Scheduler(rows, self._runner.cache.room, self._prefill.cost)
+        self._scheduler = Scheduler(rows, self._runner.cache.room, self._prefill.cost, pace=pace_of(model.device.type))
         self._groups: dict[str, Group] = {}  # waiting and live
         self._finished: list[Output] = []  # not given out yet
         self._retry = Float32Retry(load_float32)
@@ -80,8 +80,16 @@ class Engine:
             max_model_len=preparer.max_model_len,
             fail=self._fail,
             lag=choose_lag(model.device),
+            device_step=self._device_step(model, preparer.max_model_len),
         )
         self.info = describe(model, max_model_len=preparer.max_model_len, rows=rows, fast_paths=self._runner.fast_paths)
+
+    def _device_step(self, model: Model, max_model_len: int) -> DeviceStep | None:
+        if not self._runner.has_device_step:
+            return None
+        from worker.engine.cuda.device_step import GraphedStep  # Triton is not everywhere
+
+        return GraphedStep(model, self._runner, self._rows, max_model_len=max_model_len)
 
     @classmethod
     def load(
@@ -96,6 +104,7 @@ class Engine:
         prefix_sharing: bool = True,
         gpu_memory_fraction: float = GPU_MEMORY_FRACTION,
         tensor_parallel: int = 1,
+        reproducible: bool = False,
     ) -> "Engine":
         """Load a model folder (or a .pt file beside a config.json). Raises EngineError with one clear sentence.
 
@@ -103,6 +112,7 @@ class Engine:
         `gpu_memory_fraction` of a GPU's memory may be in use once the cache is full; on a CPU it says nothing.
         `tensor_parallel` > 1 splits the model among as many processes, each on a GPU of its own from `device` on; they
         are started here, end with the engine, and change no answer.
+        `reproducible` makes a GPU give the same bits whatever shares the batch, as a CPU always does, at some speed.
         """
         if (rows is not None and rows < 1) or (num_threads is not None and num_threads < 1):
             raise EngineError("rows and num_threads must be at least 1")
@@ -112,6 +122,7 @@ class Engine:
             torch.set_num_threads(num_threads)
         load = partial(load_split, Path(folder), num_ranks=tensor_parallel)
         model, make_runner = load(device=device, dtype=dtype)
+        make_runner = partial(make_runner, reproducible=reproducible)
         tokenizer = load_tokenizer(model.folder)
         preparer = Preparer(
             vocab_size=model.spec.vocab_size,
@@ -123,6 +134,7 @@ class Engine:
 
         def load_float32() -> Engine:
             other, make_other = load(device=str(model.device), dtype="float32")
+            make_other = partial(make_other, reproducible=reproducible)
             return cls(other, preparer, rows=engine.info.rows, prefix_sharing=False, make_runner=make_other)
 
         is_float32 = model.dtype == torch.float32

@@ -22,6 +22,7 @@ class FastPaths:
     ops: Ops
     names: dict[str, str]
     choose: Choose = choose_by_torch
+    has_device_step: bool = False  # whether plain rows can be decoded without asking the host: see GraphedStep
 
 
 def choose_fast_paths(
@@ -35,7 +36,7 @@ def choose_fast_paths(
     """Take the fastest attention, operations and sampler there are for a model. `reproducible`: those of them that give
     a row the same bits in every batch, which on a CPU all do."""
     if uses_pages(device):
-        return _cuda_paths(spec, reproducible=reproducible)
+        return cuda_paths(spec, reproducible=reproducible)
     if device.type != "cpu":
         names = {"attention": "masked, since Triton is not installed", "operations": "torch"}
         return FastPaths(TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, names)
@@ -54,7 +55,8 @@ def uses_pages(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-def _cuda_paths(spec: Spec, *, reproducible: bool) -> FastPaths:
+def cuda_paths(spec: Spec, *, reproducible: bool) -> FastPaths:
+    """The kernels in Triton, which its interpreter runs on a CPU too."""
     from worker.engine.cuda.attention import PagedAttention  # Triton is not everywhere
     from worker.engine.cuda.choosing import choose_by_kernels
     from worker.engine.cuda.ops import CudaOps
@@ -62,4 +64,6 @@ def _cuda_paths(spec: Spec, *, reproducible: bool) -> FastPaths:
     names = {"attention": "paged", "operations": "compiled", "sampling": "compiled"}
     if reproducible:
         names["products"] = "batch-invariant"
-    return FastPaths(PagedAttention(spec), CudaOps(reproducible=reproducible), names, choose_by_kernels)
+    return FastPaths(
+        PagedAttention(spec), CudaOps(reproducible=reproducible), names, choose_by_kernels, has_device_step=True
+    )

@@ -37,7 +37,7 @@ class Counters:
 
 def describe(model: Model, *, max_model_len: int, rows: int, fast_paths: dict[str, str]) -> EngineInfo:
     """Say what an engine of this model is."""
-    attention = fast_paths["attention"].partition(",")[0]  # another one has other bits
+    bits = [fast_paths[part].partition(",")[0] for part in ("attention", "products") if part in fast_paths]
     return EngineInfo(
         name=model.name,
         dtype=str(model.dtype).removeprefix("torch."),
@@ -46,6 +46,6 @@ def describe(model: Model, *, max_model_len: int, rows: int, fast_paths: dict[st
         rows=rows,
         vocab_size=model.spec.vocab_size,
         num_parameters=model.num_parameters,
-        fingerprint=f"{model.fingerprint}-{attention}",
+        fingerprint="-".join([model.fingerprint, *bits]),  # another way to compute a part has other bits
         fast_paths=model.fast_paths | fast_paths,
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from worker.engine.bans import Bans
-from worker.engine.penalties import Penalties
+from worker.engine.bans import Bans, asks_bans
+from worker.engine.penalties import Penalties, asks_penalties
 from worker.engine.sampling import Features, SamplingState
 from worker.engine.sequence import Sequence
 
@@ -145,6 +145,13 @@ class Rows:
 def pad_ids(ids: Items[int], width: int) -> list[int]:
     """Fill a list of ids up with -1, which no token equals."""
     return [*ids, *[-1] * (width - len(ids))]
+
+
+def is_plain(sequence: Sequence) -> bool:
+    """Whether a row asks for nothing beyond its features: what `Rows.advance` and `plain_sampling` are for."""
+    params = sequence.params
+    asks = asks_penalties(params) or params.logit_bias or params.top_logprobs or asks_bans(sequence)
+    return not asks and not sequence.num_beams
 
 
 def features_of(sequences: Items[Sequence]) -> Features:

@@ -55,6 +55,7 @@ class Runner:
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
         paths = choose_fast_paths(model.spec, model.device, model.dtype, kernel_folder, reproducible=reproducible)
         self.attention, self.ops, self.choose, self.fast_paths = paths.attention, paths.ops, paths.choose, paths.names
+        self.has_device_step = paths.has_device_step
         self.cache = self.attention.make_cache(
             max_rows=max_rows,
             max_tokens=max_tokens or model.spec.context_length,

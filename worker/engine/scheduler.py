@@ -7,14 +7,24 @@ from dataclasses import dataclass, field, replace
 from worker.engine.cache import Need, Room
 from worker.engine.sequence import Sequence
 
-# Prompt tokens computed before the next decode step, or the next look at who was cancelled.
-ADMIT_TOKENS = 2048
-# While more prompts wait, freed rows are filled a sixteenth of all rows at a time: one prompt alone does not fill a
-# matrix product. They never stand empty for more than this many steps.
-REFILL_SHARE = 16
+# While more prompts wait, freed rows never stand empty for more than this many steps.
 MAX_HELD_STEPS = 16
 # First the rows are filled, then they all decode; but rows wait no longer than this for others to be admitted.
 MAX_FILLING_STEPS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How much is prefilled at a time."""
+
+    admit_tokens: int  # prompt tokens computed before the next decode step, or the next look at who was cancelled
+    refill_share: int  # while more prompts wait, freed rows are filled so large a part of all rows at a time, as 1 / n
+
+
+# One prompt alone does not fill a matrix product.
+CPU_PACE = Pace(admit_tokens=2048, refill_share=16)
+# Nor do 2,000 tokens fill a GPU's, and every prefill keeps it from decoding: in bursts.
+GPU_PACE = Pace(admit_tokens=16384, refill_share=8)
 
 
 @dataclass(slots=True)
@@ -31,8 +41,7 @@ class Scheduler:
     cut_short: bool = False  # whether the last admission stopped at its token limit: there is more to admit
     num_filling_steps: int = 0  # steps since which no row was decoded
     reserving: bool = False  # whether only rows are admitted that fit to their ends, since some that were live did not
-    admit_tokens: int = ADMIT_TOKENS
-    refill_share: int = REFILL_SHARE
+    pace: Pace = CPU_PACE
 
     def __post_init__(self) -> None:
         self.limit = self.limit or self.max_rows
@@ -72,7 +81,7 @@ class Scheduler:
                 break
             num_tokens += self.cost(sequence)
             needs = _needs(sequence, together, is_shared=sequence.request_id in begun)
-            self.cut_short = bool(admitted) and num_tokens > self.admit_tokens
+            self.cut_short = bool(admitted) and num_tokens > self.pace.admit_tokens
             if self.cut_short or not (alone or room.fits(needs)):
                 break
             room.take(needs)
@@ -92,7 +101,7 @@ class Scheduler:
     def _holds_back(self) -> bool:
         """Whether to leave freed rows empty for this step, until more of them can be filled by one prefill."""
         num_free = max(self.limit - len(self.live), 0)
-        wanted = min(len(self.waiting), self.limit // self.refill_share)
+        wanted = min(len(self.waiting), self.limit // self.pace.refill_share)
         held = bool(self.live) and num_free < wanted and self.num_held_steps < MAX_HELD_STEPS
         self.num_held_steps = self.num_held_steps + 1 if held and num_free else 0
         return held
@@ -120,6 +129,11 @@ class Scheduler:
             self.live[dst] = self.live[src]
         del self.live[keep:]
         return moves
+
+
+def pace_of(device_type: str) -> Pace:
+    """The pace of a kind of device."""
+    return GPU_PACE if device_type == "cuda" else CPU_PACE
 
 
 def _need(sequence: Sequence) -> Need:

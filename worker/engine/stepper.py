@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,9 +25,9 @@ from worker.engine.loader import Model
 from worker.engine.observer import Launched, Observer
 from worker.engine.prefill import Prefill
 from worker.engine.readback import ReadBack
-from worker.engine.rows import Rows, features_of
+from worker.engine.rows import Rows, features_of, is_plain
 from worker.engine.runner import Runner, Span, pad_rows
-from worker.engine.sampling import MAX_TOP_LOGPROBS, sample, top_logprobs
+from worker.engine.sampling import MAX_TOP_LOGPROBS, Features, sample, top_logprobs
 from worker.engine.scheduler import Scheduler
 from worker.engine.sequence import Sequence
 from worker.engine.transformer import logits
@@ -44,6 +45,13 @@ class _Chosen:
     tops: tuple[Tensor, ...]  # theirs: ids [R, n] and logprobs [R, n]; nothing where none asks
 
 
+class DeviceStep(Protocol):
+    """A decode step of plain rows in one go, perhaps one that was captured: worker/engine/cuda/device_step.py."""
+
+    def run(self, ends: list[int], features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Feed rows [0, n) their newest tokens, choose and record the next -> tokens, logprobs and done, each [n]."""
+
+
 class Stepper:
     """Brings rows on. RowsIntact out of it means that no row that was live has changed; any other error, nothing."""
 
@@ -59,8 +67,10 @@ class Stepper:
         max_model_len: int,
         fail: Callable[[str, RowError], None],
         lag: int = 0,
+        device_step: DeviceStep | None = None,
     ) -> None:
         """`lag`: steps that the device may be ahead of the host, 0 or 1."""
+        self._device_step = device_step
         self._weights, self._spec, self._max_model_len = model.weights, model.spec, max_model_len
         self._runner, self._prefill, self._rows = runner, prefill, rows
         self._groups, self._counters, self._fail, self._lag = groups, counters, fail, lag
@@ -120,9 +130,14 @@ class Stepper:
     def _extend(self, sequences: list[Sequence]) -> None:
         """Decode rows [0, n) over the cache."""
         began, num_rows = time.perf_counter(), len(sequences)
-        padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
         # One that has all its tokens, and the host knows it not yet, writes where nobody reads.
         ends = [min(sequence.length + 1, sequence.max_length) for sequence in sequences]
+        if self._device_step is not None and all(map(is_plain, sequences)):
+            with leaving_rows_alone():
+                results = self._device_step.run(ends, features_of(sequences))
+            self._note(sequences, ReadBack(*results), began=began)
+            return
+        padded = round_up(num_rows, ROW_MULTIPLE)  # rows beyond the live ones compute nothing anyone reads
         with leaving_rows_alone():
             # A row that was cropped is past its end.
             positions = self._rows.position[:padded].clamp(max=self._max_model_len - 1)
@@ -166,13 +181,9 @@ class Stepper:
         rows = slice(first, first + len(sequences))
         tokens, logprobs = chosen.tokens[: len(sequences)], chosen.logprobs[: len(sequences)]
         self._rows.record(rows, tokens, logprobs)
-        for sequence in sequences:
-            sequence.num_generated += 1
         results = ReadBack(tokens, logprobs, self._rows.done[rows], *chosen.tops)
-        answers = tuple(sequence.token_ids for sequence in sequences)
-        self._in_flight.append(Launched(tuple(sequences), answers, results, chosen.asking, is_prompt, began))
+        self._note(sequences, results, began=began, asking=chosen.asking, is_prompt=is_prompt)
         if not any(sequence.num_beams for sequence in sequences):
-            self._catch_up(self._lag)
             return
         self.settle()
         for group, row_of in beams_of(sequences, self._groups):
@@ -180,6 +191,22 @@ class Stepper:
                 group.advance(row_of, first, chosen.scores, self._rows, self._runner.cache)
             except RowError as error:
                 self._fail(group.request_id, error)
+
+    def _note(
+        self,
+        sequences: Items[Sequence],
+        results: ReadBack,
+        *,
+        began: float,
+        asking: tuple[int, ...] = (),
+        is_prompt: bool = False,
+    ) -> None:
+        """Note that the device was told of a step, and let the host look at the results of the one before."""
+        for sequence in sequences:
+            sequence.num_generated += 1
+        answers = tuple(sequence.token_ids for sequence in sequences)
+        self._in_flight.append(Launched(tuple(sequences), answers, results, asking, is_prompt, began))
+        self._catch_up(self._lag)
 
 
 def choose_lag(device: torch.device) -> int:

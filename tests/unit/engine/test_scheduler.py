@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.engine.cache import Need
-from worker.engine.scheduler import ADMIT_TOKENS, MAX_HELD_STEPS, Scheduler
+from worker.engine.scheduler import CPU_PACE, MAX_HELD_STEPS, Scheduler, pace_of
 from worker.engine.sequence import Sequence
 from worker.engine.types import SamplingParams
 
@@ -71,9 +71,61 @@ def test_last_waiting_sequence_is_not_held_back() -> None:
 
 def test_prefill_limit_holds_but_never_blocks() -> None:
     scheduler = make_scheduler(9)
-    for request_id, length in (("a", ADMIT_TOKENS * 2), ("b", 5), ("c", ADMIT_TOKENS)):
+    for request_id, length in (("a", CPU_PACE.admit_tokens * 2), ("b", 5), ("c", CPU_PACE.admit_tokens)):
         scheduler.add([make(request_id, length)])
     assert [ids(scheduler.admit()) for _ in range(4)] == [["a"], ["b"], ["c"], []]
+
+
+def test_a_gpu_prefills_in_bursts() -> None:
+    scheduler = make_scheduler(16)
+    scheduler.pace = pace_of("cuda")
+    for number in range(40):
+        scheduler.add([make(str(number), CPU_PACE.admit_tokens)])
+    assert len(scheduler.admit()) == 8
+    assert len(scheduler.admit()) == 8
+    scheduler.remove({0})
+    assert scheduler.admit() == []
+    scheduler.remove({0})
+    assert len(scheduler.admit()) == 2
+
+
+def test_once_rows_were_taken_back_only_what_fits_to_its_end_is_admitted() -> None:
+    """Until a row ends; one that leaves otherwise makes room for those that go on."""
+    asked: list[bool] = []
+
+    def room(live: Items[Need], *, optimistic: bool) -> Rooms:
+        asked.append(optimistic)
+        return Rooms(lambda rows, tokens: True, live)
+
+    scheduler = Scheduler(9, room, lambda sequence: 1)
+    scheduler.live = [make("a"), make("b"), make("c")]
+    scheduler.reserving = True
+    scheduler.live[2].cancelled = True
+    scheduler.admit()
+    scheduler.remove({2})
+    scheduler.admit()
+    scheduler.remove(set())
+    scheduler.admit()
+    scheduler.remove({0})
+    scheduler.admit()
+    assert asked == [False, False, False, True]
+
+
+def test_each_row_asks_for_its_own_and_answers_share_their_prompt() -> None:
+    asked: list[Need] = []
+
+    def fits(rows: int, tokens: int) -> bool:
+        return True
+
+    class Listening(Rooms):
+        def take(self, needs: Items[Need]) -> None:
+            asked.extend(needs)
+
+    scheduler = Scheduler(9, lambda live, optimistic: Listening(fits, live), lambda sequence: 1)
+    scheduler.add([make("a", 6, 5), make("a", 6, 5)])
+    scheduler.add(beams("b", 3))
+    scheduler.admit()
+    assert asked == [Need(6, 10), Need(6, 10, shared=6), Need(3, 7), *[Need(3, 7, shared=3)] * 2]
 
 
 def test_budget_holds_rows_back() -> None:

@@ -35,7 +35,7 @@ class StepShape:
     features: Features
 
 
-class DeviceStep:
+class GraphedStep:
     """Decodes rows [0, n), which ask for nothing beyond the plain features: no penalties, bans or alternatives."""
 
     def __init__(self, model: Model, runner: Runner, rows: Rows, *, max_model_len: int) -> None:

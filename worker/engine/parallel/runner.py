@@ -21,6 +21,7 @@ class RankRunner(Runner):
     def __init__(self, model: Model, ranks: Ranks, **sizes: Any) -> None:  # noqa: ANN401 (see Runner)
         super().__init__(model, **sizes)
         self._ranks, self._dtype = ranks, model.dtype
+        self.has_device_step = False  # the other ranks have to be told of every pass
 
     def run_pass(self, tokens: Pass) -> Tensor:
         """Run a pass that rank 0 told of."""
