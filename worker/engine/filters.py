@@ -38,6 +38,7 @@ def limits_of(weights: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
     """
     num = top_k.where(top_k > 0, weights.shape[1]).clamp(max=weights.shape[1])
     floor, total = min_p.clone(), row_sum(weights)
+    is_sound = total.isfinite()
     few = num <= _FEW
     many = ~few & (num < weights.shape[1]) & (top_p < 1)  # top_p is a share of the mass that top_k leaves
     for asking in (few, many):
@@ -48,7 +49,9 @@ def limits_of(weights: Tensor, *, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
         top = weights[index].topk(int(last.max()) + 1).values  # falling
         total[index] = top.cumsum(-1).gather(1, last)[:, 0]
         floor[index] = floor[index].maximum(top.gather(1, last)[:, 0])
-    return Limits(floor, num, (top_p * total).where(top_p < 1, torch.inf))
+    # A row with a NaN keeps what it draws first: no refusal would take the NaN out of its pool.
+    num = num.where(is_sound, weights.shape[1] + 1)
+    return Limits(floor, num, (top_p * total).where((top_p < 1) & is_sound, torch.inf))
 
 
 def draw_within(weights: Tensor, limits: Limits, *, seed: Tensor, index: Tensor) -> Tensor:

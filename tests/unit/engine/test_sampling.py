@@ -100,6 +100,18 @@ def test_rows_of_nan_raise_nothing() -> None:
     assert logprobs.isfinite().tolist() == [False, True]
 
 
+@pytest.mark.timeout(30)  # the draw went on for ever
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+@pytest.mark.parametrize("settings", [{"top_k": 5}, {"top_k": 100}, {"top_k": 100, "top_p": 0.9}, {"min_p": 0.1}])
+def test_one_score_that_is_no_number_fails_its_row_alone(settings: dict[str, Any], bad: float) -> None:
+    scores = scores_of(2, 4500)
+    expected, _ = sample(scores, state_of(2, **settings), EVERYTHING)
+    scores[0, 17] = bad
+    tokens, logprobs = sample(scores, state_of(2, **settings), EVERYTHING)
+    assert logprobs.isfinite().tolist() == [False, True]
+    assert tokens[1] == expected[1]
+
+
 def test_top_logprobs_of_some_rows() -> None:
     scores = scores_of(5, 30)
     values, ids = top_logprobs(scores, [1, 4], 3)
