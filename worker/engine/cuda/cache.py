@@ -4,7 +4,6 @@ The host knows which page is whose (pages.py); the device has the numbers in a b
 waiting for it whenever rows have changed.
 """
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Items
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 
 from worker.engine.cache import Need, nothing_kept
 from worker.engine.cuda.pages import PAGE_TOKENS, OutOfPages, PagePool, pages_of
+from worker.engine.cuda.room import PagedRoom
+from worker.engine.cuda.tables import BlockTables
 from worker.engine.faults import is_allocation_failure
 from worker.engine.linear import ROW_MULTIPLE, round_up
-from worker.engine.sending import send
 from worker.engine.spec import Spec
 
 # Tokens that every row can still grow by when a row is admitted that may not fit to its end: those who end meanwhile
@@ -49,9 +49,8 @@ class PagedCache:
         self._shape = (spec.num_kv_heads, PAGE_TOKENS, spec.head_dim)
         self._num_layers, self._dtype, self._device = spec.num_layers, dtype, device
         num_rows = round_up(max_rows, ROW_MULTIPLE)
-        self.tables = torch.zeros(num_rows, pages_of(max_tokens), dtype=torch.int32, device=device)  # [S, M]
-        self._held: list[list[int]] = [[] for _ in range(num_rows)]
-        self._changed: set[int] = set()  # rows whose table the device does not know yet
+        self._rows = BlockTables(num_rows, pages_of(max_tokens), device)
+        self.tables = self._rows.tensor  # [S, M]
         self._memory: Tensor | None = None  # [L, 2, pages + 1, Hkv, P, D]
         self._pool = PagePool(0)
         self.k: list[Tensor] = []
@@ -72,20 +71,28 @@ class PagedCache:
         margin = MARGIN_TOKENS if optimistic else None
         if self._memory is None:
             return PagedRoom(self.budget_tokens // PAGE_TOKENS, margin)
-        more = (_pages_of(need, margin) - len(held) for need, held in zip(live, self._held, strict=False))
-        return PagedRoom(self._pool.num_unused - sum(max(number, 0) for number in more), margin)
+        room = PagedRoom(self._pool.num_unused, margin)
+        for slot, need in enumerate(live):
+            room.leave(need, len(self._rows[slot]))
+        return room
 
     def may_fit(self, needs: Items[Need]) -> bool:
         """Say whether rows may ever be live together, to the longest that they may become."""
         return len(needs) <= 1 or PagedRoom(self._full_pages, None).fits(needs)
 
     def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
-        """Take the memory, where that has not been done: pages are rows' from `open` and `grow` on."""
+        """Take the memory, where that has not been done: pages are rows' from `open` and `grow` on.
+
+        Where it was less than the budget is now, more is taken once no row is live.
+        """
         del num_rows
         self.keep_first(num_live)
-        if self._memory is not None:
-            return
         number = self.budget_tokens // PAGE_TOKENS
+        if self._memory is not None and (num_live or self._pool.num_pages >= number):
+            return
+        while self.reclaim():
+            pass
+        self._forget()
         while True:
             try:
                 self._allocate(number)
@@ -96,6 +103,9 @@ class PagedCache:
                 self.budget_tokens = number * PAGE_TOKENS
             else:
                 return
+
+    def _forget(self) -> None:
+        self._memory, self._pool, self.k, self.v = None, PagePool(0), [], []
 
     def _allocate(self, num_pages: int) -> None:
         shape = (self._num_layers, 2, num_pages + 1, *self._shape)
@@ -113,7 +123,7 @@ class PagedCache:
         """
         wanted = []
         for slot, start, end in spans:
-            held = self._held[slot]
+            held = self._rows[slot]
             written = range(start // PAGE_TOKENS, min(len(held), pages_of(end)))
             shared = [index for index in written if self._pool.is_shared(held[index])]
             wanted.append((slot, start, shared, max(pages_of(end) - len(held), 0)))
@@ -121,30 +131,28 @@ class PagedCache:
         for slot, start, shared, more in wanted:
             for index in shared:
                 self._replace(slot, index, pages.pop(), copy=index * PAGE_TOKENS < start)
-            self._append(slot, [pages.pop() for _ in range(more)])
-        self._upload()
+            self._rows.append(slot, [pages.pop() for _ in range(more)])
+        self._rows.upload()
 
     def grow(self, ends: Items[int]) -> None:
         """Let slots [0, n) hold ends[slot] positions each. Raises OutOfPages, and nothing has changed then."""
-        more = {slot: pages_of(end) - len(self._held[slot]) for slot, end in enumerate(ends)}
+        more = {slot: pages_of(end) - len(self._rows[slot]) for slot, end in enumerate(ends)}
         more = {slot: number for slot, number in more.items() if number > 0}
         pages = self._take(sum(more.values()))
         for slot, number in more.items():
-            self._append(slot, [pages.pop() for _ in range(number)])
-        self._upload()
+            self._rows.append(slot, [pages.pop() for _ in range(number)])
+        self._rows.upload()
 
     def move(self, dst: int, src: int, num_tokens: int) -> None:
         """Put a slot's pages into another one, whose own are given back."""
         del num_tokens
         self._let_go(dst)
-        self._held[dst], self._held[src] = self._held[src], []
-        self._changed |= {dst, src}
+        self._rows.swap(dst, src)
 
     def swap(self, a: int, b: int, num_tokens: int) -> None:
         """Let two slots exchange their pages."""
         del num_tokens
-        self._held[a], self._held[b] = self._held[b], self._held[a]
-        self._changed |= {a, b}
+        self._rows.swap(a, b)
 
     def share(self, dst: int, src: int, num_tokens: int, *, start: int = 0) -> None:
         """Let dst read the full pages of src, and have a copy of the last one. Raises OutOfPages.
@@ -154,17 +162,17 @@ class PagedCache:
         del start
         self._let_go(dst)
         full = num_tokens // PAGE_TOKENS
-        pages = self._held[src][:full]
+        pages = self._rows[src][:full]
         self._pool.share(pages)
-        self._append(dst, pages)
+        self._rows.append(dst, pages)
         if num_tokens % PAGE_TOKENS:
             [page] = self._take(1)
-            self._copy(page, self._held[src][full])
-            self._append(dst, [page])
+            self._copy(page, self._rows[src][full])
+            self._rows.append(dst, [page])
 
     def keep_first(self, num_rows: int) -> None:
         """Give back the pages of slots from num_rows on."""
-        for slot in range(num_rows, len(self._held)):
+        for slot in range(num_rows, len(self._rows)):
             self._let_go(slot)
 
     def clear(self, slot: int) -> None:
@@ -172,12 +180,12 @@ class PagedCache:
 
     def keep(self, slot: int, num_tokens: int) -> "KeptPages":
         """Keep a slot's first pages, which are full."""
-        return KeptPages(self, self._held[slot][: num_tokens // PAGE_TOKENS])
+        return KeptPages(self, self._rows[slot][: num_tokens // PAGE_TOKENS])
 
     def release(self) -> None:
         """Give all memory back, and the contents with it; half of it is taken again."""
         self.keep_first(0)
-        self._memory, self._pool, self.k, self.v = None, PagePool(0), [], []
+        self._forget()
         self.budget_tokens = max(self.budget_tokens // 2, PAGE_TOKENS)
 
     @property
@@ -189,7 +197,7 @@ class PagedCache:
         """Let a slot hold pages that somebody uses or keeps, and nothing else."""
         self._let_go(slot)
         self._pool.share(pages)
-        self._append(slot, pages)
+        self._rows.append(slot, pages)
 
     def _take(self, number: int) -> list[int]:
         """Take pages, beginnings kept for later giving way. Raises OutOfPages."""
@@ -201,55 +209,19 @@ class PagedCache:
             self.num_shortages += 1
             raise
 
-    def _append(self, slot: int, pages: Iterable[int]) -> None:
-        self._held[slot] += pages
-        self._changed.add(slot)
-
     def _let_go(self, slot: int) -> None:
-        if self._held[slot]:
-            self._pool.give_back(self._held[slot])
-            self._held[slot] = []
-            self._changed.add(slot)
+        self._pool.give_back(self._rows.empty(slot))
 
     def _replace(self, slot: int, index: int, page: int, *, copy: bool) -> None:
-        old = self._held[slot][index]
+        old = self._rows[slot][index]
         if copy:
             self._copy(page, old)
         self._pool.give_back([old])
-        self._held[slot][index] = page
-        self._changed.add(slot)
+        self._rows.replace(slot, index, page)
 
     def _copy(self, dst: int, src: int) -> None:
         assert self._memory is not None, "pages are taken from memory that is there"
         self._memory[:, :, dst] = self._memory[:, :, src]
-
-    def _upload(self) -> None:
-        """Tell the device of the tables that changed, without waiting for it."""
-        if not self._changed:
-            return
-        rows = sorted(self._changed)
-        width = self.tables.shape[1]
-        tables = [self._held[row] + [0] * (width - len(self._held[row])) for row in rows]
-        self.tables.index_copy_(0, send(rows, torch.int64, self._device), send(tables, torch.int32, self._device))
-        self._changed.clear()
-
-
-class PagedRoom:
-    """Pages that an admission may give; `margin` of tokens for each row to grow by, or None: to its longest."""
-
-    def __init__(self, num_pages: int, margin: int | None) -> None:
-        self._num_pages, self._margin = num_pages, margin
-
-    def fits(self, needs: Items[Need]) -> bool:
-        """Say whether rows of these needs may join."""
-        return self._sum(needs) <= self._num_pages
-
-    def take(self, needs: Items[Need]) -> None:
-        """Count rows in, whether they fit or not."""
-        self._num_pages -= self._sum(needs)
-
-    def _sum(self, needs: Items[Need]) -> int:
-        return sum(_pages_of(need, self._margin) - need.shared // PAGE_TOKENS for need in needs)
 
 
 class KeptPages:
@@ -267,7 +239,3 @@ class KeptPages:
     def drop(self) -> None:
         """Let go of the pages."""
         self._pool.let_go(self._pages)
-
-
-def _pages_of(need: Need, margin: int | None) -> int:
-    return pages_of(need.max_length if margin is None else min(need.max_length, need.length + margin))
