@@ -83,6 +83,7 @@ def test_ranks_that_run_short_of_pages_give_the_answers_of_one(
     assert engine.stats()["prefix_hits"] > 0
     assert (engine.stats()["preemptions"] > 0) == (num_pages == 7)
     assert engine.stats()["oom_splits"] == 0
-    ours, theirs = engine._runner.cache._cache, followers[0]._runner.cache
-    assert isinstance(ours, PagedCache)
+    theirs = followers[0]._runner.cache
+    assert isinstance(theirs, PagedCache)
+    ours: PagedCache = engine._runner.cache  # type: ignore[assignment] # what it is not asked for here it passes on
     assert (ours.pool.num_free, ours.pool.num_pages) == (theirs.pool.num_free, theirs.pool.num_pages)
