@@ -105,7 +105,8 @@ class Stepper:
         first, sequences = len(live) - num_new, live[-num_new:]
         longest = max(sequence.max_length for sequence in live)
         with leaving_rows_alone():
-            self._runner.cache.reserve(first, len(live), longest)
+            # A row that ended, and the host knows it not yet, is fed the token that needs no place.
+            self._runner.cache.reserve(first, len(live), longest + self._lag)
             self._rows.start(first, sequences, vocab_size=self._spec.vocab_size)
             hidden = self._prefill.run(first, sequences)
             chosen = self._choose(first, sequences, _padded(hidden))

@@ -10,6 +10,10 @@ from tests.unit.engine.models import ragged_requests, tiny_llama, write_tiktoken
 from tests.unit.engine.test_deltas import check, decode
 from tests.unit.engine.test_faults import Trouble, drain, mixed_requests, run_all
 from worker.engine import Engine, Output, Request, SamplingParams
+from worker.engine.attention import TorchAttention
+from worker.engine.families import load_spec
+from worker.engine.fast_paths import FastPaths
+from worker.engine.ops import TORCH_OPS
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +104,15 @@ def test_a_row_is_decoded_once_too_often_and_no_more(engine: Engine, short_folde
     drain(engine)
     needed = prompt.stats()["row_steps"]
     assert needed < engine.stats()["row_steps"] <= needed + len(requests)
+
+
+def test_a_row_that_fills_its_slot_writes_nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 positions are what a slot has: the last token, fed once too often, would come to lie beyond."""
+    tiny_llama(tmp_path, max_position_embeddings=512)
+    request = Request("long", [5] * 100, params=SamplingParams(max_tokens=157, temperature=0.0, ignore_eos=True))
+    [expected] = Engine.load(tmp_path, rows=1).generate([request])
+    paths = FastPaths(TorchAttention(load_spec(tmp_path), TORCH_OPS, masked=True), TORCH_OPS, {"attention": "masked"})
+    monkeypatch.setattr("worker.engine.runner.choose_fast_paths", lambda *_, **__: paths)
+    monkeypatch.setattr("worker.engine.engine.choose_lag", lambda _: 1)
+    [output] = Engine.load(tmp_path, rows=1).generate([request])
+    assert output.token_ids == expected.token_ids
