@@ -55,7 +55,7 @@ class Bans:
     def start(self, first: int, sequences: Items[Sequence], *, vocab_size: int) -> None:
         """Fill rows [first, first + n) for newly admitted sequences; clear those that ask for nothing."""
         asking = {row: item for row, item in enumerate(sequences, first) if asks_bans(item)}
-        if not asking and not self.asks.any():
+        if not asking and not self.allowed.shape[1] and not self.lasts.shape[1]:
             return
         if not asking and not self.asks[:first].any():  # no live row asks any more: give the memory back
             self._shrink()

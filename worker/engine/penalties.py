@@ -73,7 +73,7 @@ class Penalties:
         rows = slice(first, first + len(sequences))
         asking = {row: item for row, item in enumerate(sequences, first) if asks_penalties(item.params)}
         prompts = {row: list(dict.fromkeys(item.prompt_token_ids)) for row, item in asking.items()}
-        if not asking and not bool(self.num_seen[:first].any()):
+        if self.seen_ids.shape[1] and not asking and not bool(self.num_seen[:first].any()):
             # No live row asks: the lists are as wide as the longest text that ever did.
             self.seen_ids, self.counts = self.seen_ids[:, :0].clone(), self.counts[:, :0].clone()
         self._reserve_seen(len(ids) + 1 for ids in prompts.values())

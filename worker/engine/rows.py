@@ -9,6 +9,7 @@ from torch import Tensor
 from worker.engine.bans import Bans, asks_bans
 from worker.engine.penalties import Penalties, asks_penalties
 from worker.engine.sampling import Features, SamplingState
+from worker.engine.sending import send
 from worker.engine.sequence import Sequence
 
 
@@ -96,7 +97,7 @@ class Rows:
 
     def _set(self, name: str, rows: slice, values: object) -> None:
         tensor: Tensor = getattr(self, name)
-        tensor[rows] = torch.tensor(values, dtype=tensor.dtype).to(tensor.device)
+        tensor[rows] = send(values, tensor.dtype, tensor.device)
 
     def reserve(self, first: int, sequences: Items[Sequence]) -> None:
         """Make room for one more token of rows [first, first + n): as they grow, not for all that they may become."""
@@ -139,7 +140,8 @@ class Rows:
 
     def replace_newest(self, rows: Items[int], tokens: Items[int]) -> None:
         """Put other tokens in place of those recorded last."""
-        self.token[torch.tensor(rows, device=self.token.device)] = torch.tensor(tokens, device=self.token.device)
+        index, new = (send(values, torch.int64, self.token.device) for values in (rows, tokens))
+        self.token[index] = new
 
 
 def pad_ids(ids: Items[int], width: int) -> list[int]:
