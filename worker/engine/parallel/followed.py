@@ -63,13 +63,8 @@ class FollowedCache:
             self._leader.tell("limit", num_tokens=value)
 
     def reserve(self, num_live: int, num_rows: int, max_tokens: int) -> None:
-        """Make room on every rank. Where one rank's rows are lost, or may be, those of all are."""
-        try:
-            self._cache.reserve(num_live, num_rows, max_tokens)
-        except BaseException:
-            if not self._cache.holds_rows:
-                self._tell("release")
-            raise
+        """Make room on every rank. Where another rank has lost its rows in that, or may have, all lose theirs."""
+        self._cache.reserve(num_live, num_rows, max_tokens)
         try:
             self._tell("reserve", num_live, num_rows, max_tokens)
         except MemoryError:
