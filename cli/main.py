@@ -124,6 +124,9 @@ def worker(
     dtype: Dtype = None,
     rows: Rows = None,
     gpu_memory_fraction: Fraction = None,
+    tensor_parallel: Annotated[
+        int | None, typer.Option(min=1, help="GPUs to split the model among, from the device on (default: 1).")
+    ] = None,
     state: State = None,
     loglevel: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -139,6 +142,7 @@ def worker(
         dtype=dtype,
         rows=rows,
         gpu_memory_fraction=gpu_memory_fraction,
+        tensor_parallel=tensor_parallel,
         state_dir=state,
     )
     if devices is None:
@@ -147,6 +151,8 @@ def worker(
         raise SystemExit(run_worker(settings, loglevel=loglevel))
     if device is not None:
         raise typer.BadParameter("give this or --device, not both", param_hint="--devices")
+    if settings.tensor_parallel > 1:
+        raise typer.BadParameter("a worker a device, and a model split among several: not both", param_hint="--devices")
     from cli.devices import choose_devices
     from cli.supervisor import supervise
 

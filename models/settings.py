@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     rows: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
     refill_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0

@@ -73,6 +73,7 @@ def load_engine(settings: Settings) -> DecodeEngine:
         dtype=settings.dtype,
         num_threads=num_threads(settings),
         gpu_memory_fraction=settings.gpu_memory_fraction,
+        tensor_parallel=settings.tensor_parallel,
     )
 
 

@@ -133,6 +133,11 @@ def test_torch_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     [
         (["--devices", "0,0"], "Invalid value for --devices: a GPU is named twice"),
         (["--devices", "cpu", "--device", "cpu"], "Invalid value for --devices: give this or --device, not both"),
+        (
+            ["--devices", "cpu", "--tensor-parallel", "2"],
+            "a worker a device, and a model split among several: not both",
+        ),
+        (["--tensor-parallel", "0"], "Invalid value for '--tensor-parallel'"),
         (["--gpu-memory-fraction", "0"], "must be above 0 and at most 1"),
         (["--gpu-memory-fraction", "nan"], "must be above 0 and at most 1"),
         (["--rows", "0"], "must be auto or a number above 0"),

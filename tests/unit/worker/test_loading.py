@@ -34,6 +34,14 @@ def test_fraction_of_the_gpu_reaches_the_engine(monkeypatch: pytest.MonkeyPatch)
     assert (asked["rows"], asked["gpu_memory_fraction"]) == (None, 0.75)
 
 
+def test_number_of_ranks_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("worker.engine.engine.Engine.load", lambda folder, **given: asked.update(given))
+    monkeypatch.setenv("BATCHMILL_TENSOR_PARALLEL", "4")
+    load_engine(load_settings())
+    assert asked["tensor_parallel"] == 4
+
+
 def test_engine_without_a_model_describes_itself_too() -> None:
     settings = load_settings(model="noop", rows=7)
     assert describe_engine(settings, load_engine(settings).info) == "model noop, 7 rows, none on none"
