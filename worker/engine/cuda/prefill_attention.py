@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from worker.engine.cuda.float8 import from_float8
+
 _MIN_HEAD = 16  # inner size of the smallest product that tensor cores take
 _NO_WINDOW = 1 << 30
 _FULL_TILE = 128  # tokens times heads of a tile of queries; half of it where numbers or heads are wide
@@ -49,6 +51,8 @@ def attend_prompts(
 
     q and out are [N, H, D]; k and v are [pages, Hkv, P, D], the tokens' own keys and values among them; tables [B, M]
     int32 numbers each row's pages in order. A token sees the last `window` positions up to its own. All are contiguous.
+
+    k and v have the dtype of q, or float8_e4m3fn, see `place`. What tiles there are goes by the dtype of q.
     """
     _, num_heads, head_dim = q.shape
     _, num_kv_heads, page_tokens, _ = k.shape
@@ -67,6 +71,7 @@ def attend_prompts(
         HEAD_PADDED=max(triton.next_power_of_2(head_dim), _MIN_HEAD),
         PAGE=page_tokens,
         TILE=min(page_tokens, 32 if is_wide else 64),
+        FLOAT8=k.dtype == torch.float8_e4m3fn,
         WIDEN=q.device.type == "cpu",
         num_warps=4 if is_wide else 8,
         num_stages=2,
@@ -92,6 +97,7 @@ def _attend_tile(
     HEAD_PADDED: tl.constexpr,
     PAGE: tl.constexpr,
     TILE: tl.constexpr,
+    FLOAT8: tl.constexpr,
     WIDEN: tl.constexpr,  # the interpreter knows no products of bfloat16
 ):
     """Attend with the tokens of one tile, for the query heads of one key head."""
@@ -122,6 +128,8 @@ def _attend_tile(
         is_there = ((key >= first) & (key < end))[:, None] & is_dim[None, :]
         keys = tl.load(k + address, mask=is_there, other=0.0)
         values = tl.load(v + address, mask=is_there, other=0.0)
+        if FLOAT8:
+            keys, values = from_float8(keys, query.dtype, WIDEN), from_float8(values, query.dtype, WIDEN)
         if WIDEN:
             keys, values = keys.to(tl.float32), values.to(tl.float32)
         distance = position[:, None] - key[None, :]

@@ -84,6 +84,28 @@ def test_only_the_window_is_seen(device: torch.device, window: int) -> None:
     check([(0, 0, 150), (1, 128, 150)], device, window=window)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("head_dim", [16, 80])
+def test_keys_and_values_of_8_bits(device: torch.device, head_dim: int, dtype: torch.dtype) -> None:
+    """Exactly what they stand for is attended to, in whole prompts and in the second parts of others; NaN stays NaN."""
+    spans = [(0, 0, 70), (1, 60, 100)]
+    wide = paged((70, 100), num_kv_heads=2, head_dim=head_dim, dtype=torch.float32, device=device)
+    wide.v[int(wide.tables[1, 0]), 0, 0, 0] = torch.nan
+    k, v = wide.k.to(torch.float8_e4m3fn), wide.v.to(torch.float8_e4m3fn)
+    meant = Paged(k.float(), v.float(), wide.tables, wide.lengths)
+    q = queries(wide, 4, dtype)
+
+    results = attended(q, Paged(k, v, wide.tables, wide.lengths), spans)
+
+    for span, result in zip(spans, results, strict=True):
+        expected = plain(q[span[0]][span[1] : span[2]], meant, span, None)
+        assert result.dtype == dtype
+        assert bool(expected.isnan().any()) == (span[0] == 1)
+        torch.testing.assert_close(
+            result.float(), expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype], equal_nan=True
+        )
+
+
 @pytest.mark.parametrize("window", [None, 40])
 def test_a_tokens_bits_do_not_depend_on_the_cut(device: torch.device, window: int | None) -> None:
     """Nor on the prompts beside it."""
