@@ -34,6 +34,11 @@ class StepShape:
     num_tokens: int  # of the longest row
     features: Features
 
+    def __str__(self) -> str:
+        """For the log."""
+        asked = "filtered" if self.features.filtered else "sampled" if self.features.sampled else "greedy"
+        return f"a step of {self.num_rows} {asked} rows of up to {self.num_tokens} tokens"
+
 
 class GraphedStep:
     """Decodes rows [0, n), which ask for nothing beyond the plain features: no penalties, bans or alternatives."""

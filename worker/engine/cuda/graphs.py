@@ -5,6 +5,7 @@ one that changes nothing then.
 """
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -49,14 +50,17 @@ class Graphs(Generic[Shape, Results]):
         def step() -> Results:
             return self._step(shape)
 
+        began = time.perf_counter()
         try:
-            return self._capture(step)
+            captured = self._capture(step)
         except RuntimeError as error:
             if is_allocation_failure(error):
                 raise
             # A kernel or a library that cannot be captured: slower, and right.
             log.warning("%s runs uncaptured: %s", shape, error, extra={"action": "uncaptured"})
             return step
+        log.info("captured %s in %.1f s", shape, time.perf_counter() - began, extra={"action": "captured"})
+        return captured
 
 
 class CudaCapture:
