@@ -19,6 +19,7 @@ from tests.unit.engine.parity import TINY, save_tiny
 from tests.unit.engine.test_families import GPT2
 from tests.waiting import wait_until
 from worker.engine import Engine, EngineError
+from worker.engine.parallel import launch
 
 ROWS = 5
 
@@ -130,10 +131,12 @@ def test_killed_follower_is_an_error_and_not_a_wait(folder: Path) -> None:
 
 
 LEADER = """
-import sys
+import subprocess, sys
 from worker.engine import Engine, Request
 
 engine = Engine.load(sys.argv[1], num_threads=1, tensor_parallel=2)
+[follower] = engine._runner._leader._followers
+subprocess.Popen(["sleep", "100"], pass_fds=[follower.link._end.fileno()])
 sys.stdout.write("ready\\n")
 sys.stdout.flush()
 while True:
@@ -142,16 +145,23 @@ while True:
 
 
 def test_followers_end_with_a_killed_leader(folder: Path) -> None:
+    """Even where another child of it holds its end of the line, as one does that was forked."""
     command = [sys.executable, "-c", LEADER, str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as leader:
         assert leader.stdout is not None
         assert leader.stdout.readline() == b"ready\n"
-        [follower] = psutil.Process(leader.pid).children()
+        follower, holder = psutil.Process(leader.pid).children()
         os.kill(leader.pid, signal.SIGKILL)
 
-    wait_until(lambda: not follower.is_running() or follower.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not follower.is_running() or follower.status() == psutil.STATUS_ZOMBIE, 10)
+    assert holder.is_running()
+    holder.kill()
 
 
-def test_model_that_cannot_be_split_is_refused_at_once(folder: Path) -> None:
+def test_model_that_cannot_be_split_is_refused_before_anything_is_started(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "_start", lambda rank: pytest.fail("started a follower"))
+
     with pytest.raises(EngineError, match=r"2 key/value heads.*3 ranks"):
         load(folder, tensor_parallel=3)

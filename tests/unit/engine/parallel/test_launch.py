@@ -73,3 +73,21 @@ def test_limit_of_the_cache_is_everyones(folder: Path) -> None:
 
     assert engine._runner.cache.budget_tokens == full // 2
     assert limits == [full // 4, full // 4 * 2]
+
+
+def test_every_rank_has_as_many_threads_as_the_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    monkeypatch.setattr("torch.set_num_threads", lambda number: numbers.append(number) if is_follower() else None)
+
+    Engine.load(folder, rows=2, tensor_parallel=2)
+
+    assert numbers == [3]
+
+
+def test_ranks_on_cpus_share_one_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.engine.cache_bytes", lambda *_, **__: 1 << 20)
+
+    engines = [Engine.load(folder, rows=2, tensor_parallel=num_ranks) for num_ranks in (1, 2)]
+
+    assert len({engine._runner.cache.budget_tokens for engine in engines}) == 1
