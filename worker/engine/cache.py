@@ -68,7 +68,10 @@ class Cache(Protocol):
         """Let (slot, start, end) be written to, positions [start, end), by that row alone. Raises MemoryError."""
 
     def grow(self, ends: Items[int]) -> None:
-        """Let slots [0, n) hold ends[slot] positions each. Raises MemoryError, and nothing has changed then."""
+        """Let slots [0, n) hold ends[slot] positions each, and the others nothing of use. Raises MemoryError.
+
+        A decode step follows, which may write to the first positions of the others: rows that are computed anew.
+        """
 
     def move(self, dst: int, src: int, num_tokens: int) -> None:
         """Put a slot's first positions into another one, whose own are forgotten. src holds nothing of use then."""

@@ -93,6 +93,8 @@ class Recovery:
             return None
         self._scheduler.reserving = True
         going = [unit for unit in units if not unit[0].num_generated]  # their first token was not recorded
+        if going and len(units) > 1:  # let in with less room than was thought: fewer at a time, or it happens again
+            self._scheduler.limit = max(_num_rows(units) - _num_rows(going), _num_rows(units) // 2)
         if len(units) == 1:
             if self._is_hopeless(units[0]):
                 return units[0][0]

@@ -34,7 +34,9 @@ class PagedAttention:
 
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
+        # What a captured step reads must stay where it is for as long as this does.
         self._workspaces: dict[int, Workspace] = {}  # by pieces of the longest row
+        self._rotations: dict[torch.dtype, tuple[Tensor, Tensor]] = {}
 
     def make_cache(
         self, *, max_rows: int, max_tokens: int, budget_tokens: int, dtype: torch.dtype, device: torch.device
@@ -99,7 +101,7 @@ class PagedAttention:
         rows, positions = tokens.slots.int(), tokens.positions[:num]
 
         def placed(index: int, layer: Layer, heads: Tensor) -> Tensor:
-            rotation = rotary_table(spec, heads.device, heads.dtype) if spec.rotated[index] else None
+            rotation = self._rotation(heads) if spec.rotated[index] else None
             norms = (layer.q_norm, layer.k_norm) if layer.q_norm is not None and layer.k_norm is not None else None
             return place(
                 *(heads[:num], cache.k[index], cache.v[index], cache.tables, rows, positions),
@@ -109,6 +111,11 @@ class PagedAttention:
             )
 
         return placed
+
+    def _rotation(self, heads: Tensor) -> tuple[Tensor, Tensor]:
+        if heads.dtype not in self._rotations:
+            self._rotations[heads.dtype] = rotary_table(self._spec, heads.device, heads.dtype)
+        return self._rotations[heads.dtype]
 
     def _workspace(self, cache: PagedCache, longest: int) -> Workspace:
         """Find room for the pieces of rows up to a length; made once for each power of 2 of pieces."""

@@ -135,7 +135,12 @@ class PagedCache:
         self._rows.upload()
 
     def grow(self, ends: Items[int]) -> None:
-        """Let slots [0, n) hold ends[slot] positions each. Raises OutOfPages, and nothing has changed then."""
+        """Let slots [0, n) hold ends[slot] positions each. Raises OutOfPages, and these hold what they held then.
+
+        The others' pages are given back. A captured step writes for rows beyond the live ones, too, and where one waits
+        there that is computed anew in every step, it would write to pages that others may read.
+        """
+        self.keep_first(len(ends))
         more = {slot: pages_of(end) - len(self._rows[slot]) for slot, end in enumerate(ends)}
         more = {slot: number for slot, number in more.items() if number > 0}
         pages = self._take(sum(more.values()))

@@ -247,6 +247,17 @@ def test_the_longest_row_fits_whatever_the_budget() -> None:
     assert cache.pool.num_free == 0
 
 
+def test_a_row_behind_those_that_grow_is_out_of_their_steps_way() -> None:
+    """A step of the bucket writes for it as well, at its first position, and its pages may be others', too."""
+    cache = paged(5)
+    write(cache, 0, 0, numbers(100))
+    cache.share(1, 0, 100)
+    cache.grow([101])
+    assert not cache.tables[1].any()
+    assert cache.pool.num_free == 3
+    assert read(cache, 0, 100) == numbers(100)
+
+
 def test_too_few_pages_change_nothing() -> None:
     cache = paged(5)
     write(cache, 0, 0, numbers(190))

@@ -186,6 +186,26 @@ def test_few_pages_change_no_answer(
 
 
 @pytest.mark.usefixtures("plain")
+def test_an_admission_that_knows_no_pages_costs_time_and_no_answer(
+    folders: Callable[[str], Path], load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where room was thought to be that is not, the same rows would be let in again and again."""
+    params = SamplingParams(max_tokens=30, temperature=0.0, ignore_eos=True)
+    requests = [Request(str(index), prompt(index, 100), params=params) for index in range(5)]
+    engine = load(folders("llama"), rows=5, pages=5)
+    alone = [engine.generate([request])[0] for request in requests]
+    monkeypatch.setattr("worker.engine.cuda.room.PagedRoom.fits", lambda *_: True)
+    engine.add(engine.prepare(requests[0]))
+    outputs = engine.step()
+    for request in requests[1:]:
+        engine.add(engine.prepare(request))
+    for _ in range(400):
+        outputs += engine.step()
+    assert not engine.has_work
+    assert sorted(outputs, key=lambda output: output.request_id) == alone
+
+
+@pytest.mark.usefixtures("plain")
 def test_beams_that_fit_alone_are_never_taken_apart(folders: Callable[[str], Path], load: Load) -> None:
     """Three beams of two pages each, of which they share the first, beside rows that are in their way."""
     beams = SamplingParams(max_tokens=40, temperature=0.0, n=3, best_of=3, use_beam_search=True, ignore_eos=True)
