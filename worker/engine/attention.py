@@ -51,7 +51,10 @@ class Attention(Protocol[C]):
     def make_cache(
         self, *, max_rows: int, max_tokens: int, budget_tokens: int, dtype: torch.dtype, device: torch.device
     ) -> C:
-        """Make an empty cache of so many rows, the longest of max_tokens positions, all of budget_tokens."""
+        """Make an empty cache of so many rows, the longest of max_tokens positions, all of budget_tokens.
+
+        `dtype` is what keys and values are kept in.
+        """
 
     def bind(self, cache: C, tokens: Pass) -> Mix:
         """Give the attention of one pass over this cache, which has room for it."""

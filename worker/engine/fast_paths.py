@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from worker.engine.attention import Attention, NativeAttention, TorchAttention
+from worker.engine.kv_dtype import check_kv_dtype
 from worker.engine.native import NativeError, Shape, load_kernel, load_ops
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.sampling import Choose, choose_by_torch
@@ -32,11 +33,13 @@ def choose_fast_paths(
     kernel_folder: Path | None = None,
     *,
     reproducible: bool = False,
+    kv_dtype: str = "auto",
 ) -> FastPaths:
     """Take the fastest attention, operations and sampler there are for a model. `reproducible`: those of them that give
-    a row the same bits in every batch, which on a CPU all do."""
+    a row the same bits in every batch, which on a CPU all do. Raises EngineError where none has such a cache."""
+    check_kv_dtype(kv_dtype, device, has_kernels=uses_pages(device))
     if uses_pages(device):
-        return cuda_paths(spec, reproducible=reproducible)
+        return cuda_paths(spec, reproducible=reproducible, kv_dtype=kv_dtype)
     if device.type != "cpu":
         names = {"attention": "masked, since Triton is not installed", "operations": "torch"}
         return FastPaths(TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, names)
@@ -55,7 +58,7 @@ def uses_pages(device: torch.device) -> bool:
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-def cuda_paths(spec: Spec, *, reproducible: bool) -> FastPaths:
+def cuda_paths(spec: Spec, *, reproducible: bool, kv_dtype: str = "auto") -> FastPaths:
     """The kernels in Triton, which its interpreter runs on a CPU too."""
     from worker.engine.cuda.attention import PagedAttention  # Triton is not everywhere
     from worker.engine.cuda.choosing import choose_by_kernels
@@ -64,6 +67,8 @@ def cuda_paths(spec: Spec, *, reproducible: bool) -> FastPaths:
     names = {"attention": "paged", "operations": "compiled", "sampling": "compiled"}
     if reproducible:
         names["products"] = "batch-invariant"
+    if kv_dtype != "auto":
+        names["cache"] = kv_dtype
     return FastPaths(
         PagedAttention(spec), CudaOps(reproducible=reproducible), names, choose_by_kernels, has_device_step=True
     )

@@ -37,7 +37,7 @@ class Counters:
 
 def describe(model: Model, *, max_model_len: int, rows: int, fast_paths: dict[str, str]) -> EngineInfo:
     """Say what an engine of this model is."""
-    bits = [fast_paths[part].partition(",")[0] for part in ("attention", "products") if part in fast_paths]
+    bits = [fast_paths[part].partition(",")[0] for part in ("attention", "products", "cache") if part in fast_paths]
     return EngineInfo(
         name=model.name,
         dtype=str(model.dtype).removeprefix("torch."),

@@ -12,6 +12,7 @@ from torch import Tensor
 from worker.engine.attention import Attention, Pass
 from worker.engine.cache import Cache
 from worker.engine.fast_paths import choose_fast_paths
+from worker.engine.kv_dtype import choose_kv_dtype
 from worker.engine.linear import ROW_MULTIPLE
 from worker.engine.loader import Model
 from worker.engine.scoring import score_prompt
@@ -49,18 +50,21 @@ class Runner:
         max_tokens: int | None = None,
         kernel_folder: Path | None = None,
         reproducible: bool = False,
+        kv_dtype: str = "auto",
     ) -> None:
         """`max_tokens`: of the longest row there may be, the model's context unless told otherwise. `reproducible`: a
-        GPU gives a row the same bits in every batch, as a CPU always does."""
+        GPU gives a row the same bits in every batch, as a CPU always does. `kv_dtype`: see `choose_kv_dtype`."""
         self._weights, self._spec, self._device = model.weights, model.spec, model.device
-        paths = choose_fast_paths(model.spec, model.device, model.dtype, kernel_folder, reproducible=reproducible)
+        paths = choose_fast_paths(
+            *(model.spec, model.device, model.dtype, kernel_folder), reproducible=reproducible, kv_dtype=kv_dtype
+        )
         self.attention, self.ops, self.choose, self.fast_paths = paths.attention, paths.ops, paths.choose, paths.names
         self.has_device_step = paths.has_device_step
         self.cache = self.attention.make_cache(
             max_rows=max_rows,
             max_tokens=max_tokens or model.spec.context_length,
             budget_tokens=budget_tokens,
-            dtype=model.dtype,
+            dtype=choose_kv_dtype(kv_dtype, model.dtype),
             device=model.device,
         )
 

@@ -5,6 +5,7 @@ the device, so that a captured step serves rows of any length up to the one that
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -80,17 +81,21 @@ class PagedAttention:
             (slot, end - count, end)
             for slot, count, end in zip(tokens.span_slots, tokens.counts, tokens.ends, strict=True)
         ]
-        num_queries = queries_of(spec.num_heads // spec.num_kv_heads, spec.head_dim, cache.k[0].dtype)
-        tiles = send(query_tiles(spans, num_queries=num_queries), torch.int32, cache.tables.device)
+
+        @lru_cache
+        def tiles_for(dtype: torch.dtype) -> Tensor:  # that of queries, which is not always the cache's
+            num_queries = queries_of(spec.num_heads // spec.num_kv_heads, spec.head_dim, dtype)
+            return send(query_tiles(spans, num_queries=num_queries), torch.int32, cache.tables.device)
+
         newest = [(slot, end - 1, end) for slot, _, end in spans]
         last = send(query_tiles(newest, num_queries=1), torch.int32, cache.tables.device)
 
         def mix(index: int, layer: Layer, heads: Tensor) -> Tensor:
-            q, some, num_rows = placed(index, layer, heads), tiles, len(heads)
+            q, tiles, num_rows = placed(index, layer, heads), tiles_for(heads.dtype), len(heads)
             if tokens.keep is not None and index == spec.num_layers - 1:
-                q, some, num_rows = q[tokens.keep], last, len(tokens.keep)
+                q, tiles, num_rows = q[tokens.keep], last, len(tokens.keep)
             out = q.new_zeros(num_rows, *q.shape[1:])
-            attend_prompts(q, cache.k[index], cache.v[index], cache.tables, some, out, window=self._spec.windows[index])
+            attend_prompts(q, cache.k[index], cache.v[index], cache.tables, tiles, out, window=spec.windows[index])
             return out.flatten(1)
 
         return mix

@@ -23,7 +23,15 @@ class LeadingRunner(RankRunner):
     Nobody follows in sampling and in scoring: these need whole hidden states, which rank 0 has.
     """
 
-    def __init__(self, leader: Leader, ranks: Ranks, model: Model, *, budget_tokens: int, **sizes: int) -> None:
+    def __init__(
+        self,
+        leader: Leader,
+        ranks: Ranks,
+        model: Model,
+        *,
+        budget_tokens: int,
+        **sizes: Any,  # noqa: ANN401 (see Runner)
+    ) -> None:
         if model.device.type == "cpu":  # all ranks take from one memory
             budget_tokens //= ranks.share.num_ranks
         sizes["budget_tokens"] = budget_tokens

@@ -68,7 +68,7 @@ class Follower:
         share = Share(self._rank, num_ranks)
         self._ranks = Ranks(open_store(port, share), share, self._model.device)
 
-    def _build(self, sizes: dict[str, int]) -> None:
+    def _build(self, sizes: Message) -> None:
         self._runner = RankRunner(self._model, self._ranks, **sizes)
 
     def _forward(self, tokens: Message) -> None:
