@@ -62,9 +62,11 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "BATCHMILL_MODEL": settings.model,
         "BATCHMILL_DEVICE": settings.device,
         "BATCHMILL_DTYPE": settings.dtype,
+        "BATCHMILL_KV_DTYPE": settings.kv_dtype,
         "BATCHMILL_ROWS": str(settings.rows),
         "BATCHMILL_GPU_MEMORY_FRACTION": str(settings.gpu_memory_fraction),
         "BATCHMILL_TENSOR_PARALLEL": str(settings.tensor_parallel),
+        "BATCHMILL_REPRODUCIBLE": str(settings.reproducible),
         "BATCHMILL_GRACE_SECONDS": str(settings.grace_seconds),
         "HF_HUB_OFFLINE": "1",  # a model of the hub is here by now: every start loads the one that was checked
         PARENT_VARIABLE: str(os.getpid()),

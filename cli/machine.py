@@ -56,7 +56,13 @@ def _engine(settings: Settings) -> Iterator[Finding]:
     except EngineError:  # the model's own check says so
         return
     try:
-        found = probe(folder, device=settings.device, dtype=settings.dtype)
+        found = probe(
+            folder,
+            device=settings.device,
+            dtype=settings.dtype,
+            kv_dtype=settings.kv_dtype,
+            reproducible=settings.reproducible,
+        )
     except EngineError as error:
         yield Finding("engine", "wrong", str(error))
         return

@@ -35,6 +35,7 @@ app.add_typer(config_app, name="config")
 Model = Annotated[str | None, typer.Option(help="Model folder, or an id on the Hugging Face hub (default: demo).")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32 or bfloat16.")]
+KvDtype = Annotated[str | None, typer.Option(help="Of keys and values on a GPU: auto, as the model's, or fp8.")]
 Rows = Annotated[
     str | None,
     typer.Option(parser=parse_rows, metavar="N|auto", help="Rows decoded together (default: auto, by the memory)."),
@@ -44,6 +45,9 @@ Fraction = Annotated[
     typer.Option(
         "--gpu-memory-fraction", callback=check_fraction, help="Of a GPU's memory, what may be used (default: 0.9)."
     ),
+]
+Reproducible = Annotated[
+    bool | None, typer.Option("--reproducible", help="The same bits in every batch on a GPU too, at some speed.")
 ]
 State = Annotated[Path | None, typer.Option(help="State directory (default: .batchmill).")]
 
@@ -63,8 +67,10 @@ def run(
     output: Annotated[str, typer.Option("--output", "-o", help="Where results go, in input order; - for stdout.")],
     model: Model = None,
     dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     rows: Rows = None,
     gpu_memory_fraction: Fraction = None,
+    reproducible: Reproducible = None,
     errors: Annotated[Path | None, typer.Option(help="Where failed lines go (default: OUTPUT.errors.jsonl).")] = None,
     state: State = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run of the same input.")] = False,
@@ -77,7 +83,13 @@ def run(
     from models.settings import load_settings
 
     settings = load_settings(
-        model=model, dtype=dtype, rows=rows, gpu_memory_fraction=gpu_memory_fraction, state_dir=state
+        model=model,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        rows=rows,
+        gpu_memory_fraction=gpu_memory_fraction,
+        reproducible=reproducible,
+        state_dir=state,
     )
     raise SystemExit(run_file(RunOptions(input, output, errors, fresh), settings))
 
@@ -86,8 +98,10 @@ def run(
 def serve(
     model: Model = None,
     dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     rows: Rows = None,
     gpu_memory_fraction: Fraction = None,
+    reproducible: Reproducible = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     state: State = None,
@@ -97,7 +111,13 @@ def serve(
     from models.settings import load_settings
 
     settings = load_settings(
-        model=model, dtype=dtype, rows=rows, gpu_memory_fraction=gpu_memory_fraction, state_dir=state
+        model=model,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        rows=rows,
+        gpu_memory_fraction=gpu_memory_fraction,
+        reproducible=reproducible,
+        state_dir=state,
     )
     raise SystemExit(serve_all(settings, host=host, port=port))
 
@@ -122,8 +142,10 @@ def worker(
         str | None, typer.Option(help="all GPUs, or a list such as 0,1,3 or cpu,cpu: a worker each, one supervisor.")
     ] = None,
     dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     rows: Rows = None,
     gpu_memory_fraction: Fraction = None,
+    reproducible: Reproducible = None,
     tensor_parallel: Annotated[
         int | None, typer.Option(min=1, help="GPUs to split the model among, from the device on (default: 1).")
     ] = None,
@@ -140,8 +162,10 @@ def worker(
         model=model,
         device=device,
         dtype=dtype,
+        kv_dtype=kv_dtype,
         rows=rows,
         gpu_memory_fraction=gpu_memory_fraction,
+        reproducible=reproducible,
         tensor_parallel=tensor_parallel,
         state_dir=state,
     )

@@ -32,10 +32,12 @@ class Settings(BaseSettings):
     device: str = "auto"
     device_name: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    kv_dtype: Literal["auto", "fp8"] = "auto"
     rows: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] = "auto"
     refill_wait_seconds: Annotated[float, Field(ge=0, le=60)] = 0.25
     gpu_memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.9
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    reproducible: bool = False
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     lease_seconds: Annotated[float, Field(ge=1)] = 15.0

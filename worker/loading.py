@@ -71,9 +71,11 @@ def load_engine(settings: Settings) -> DecodeEngine:
         max_model_len=settings.max_model_len,
         device=settings.device,
         dtype=settings.dtype,
+        kv_dtype=settings.kv_dtype,
         num_threads=num_threads(settings),
         gpu_memory_fraction=settings.gpu_memory_fraction,
         tensor_parallel=settings.tensor_parallel,
+        reproducible=settings.reproducible,
     )
 
 

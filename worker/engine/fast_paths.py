@@ -13,6 +13,7 @@ from worker.engine.native import NativeError, Shape, load_kernel, load_ops
 from worker.engine.ops import TORCH_OPS, Ops
 from worker.engine.sampling import Choose, choose_by_torch
 from worker.engine.spec import Spec
+from worker.engine.types import EngineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,14 @@ def choose_fast_paths(
     kv_dtype: str = "auto",
 ) -> FastPaths:
     """Take the fastest attention, operations and sampler there are for a model. `reproducible`: those of them that give
-    a row the same bits in every batch, which on a CPU all do. Raises EngineError where none has such a cache."""
+    a row the same bits in every batch, which on a CPU all do. Raises EngineError where that or the cache's dtype cannot
+    be had."""
     check_kv_dtype(kv_dtype, device, has_kernels=uses_pages(device))
     if uses_pages(device):
         return cuda_paths(spec, reproducible=reproducible, kv_dtype=kv_dtype)
     if device.type != "cpu":
+        if reproducible:
+            raise EngineError("the reproducible mode needs Triton on a GPU")
         names = {"attention": "masked, since Triton is not installed", "operations": "torch"}
         return FastPaths(TorchAttention(spec, TORCH_OPS, masked=True), TORCH_OPS, names)
     try:

@@ -17,14 +17,14 @@ class Probe:
     fast_paths: dict[str, str]
 
 
-def probe(folder: Path, *, device: str, dtype: str) -> Probe:
-    """Choose device, dtype and fast paths as loading the folder would. Raises EngineError as loading does."""
+def probe(folder: Path, *, device: str, dtype: str, kv_dtype: str = "auto", reproducible: bool = False) -> Probe:
+    """Choose device, dtypes and fast paths as loading the folder would. Raises EngineError as loading does."""
     spec = load_spec(folder)
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, spec=spec, device=chosen_device)
-    names = choose_fast_paths(spec, chosen_device, chosen_dtype).names
+    paths = choose_fast_paths(spec, chosen_device, chosen_dtype, kv_dtype=kv_dtype, reproducible=reproducible)
     return Probe(
         dtype=str(chosen_dtype).removeprefix("torch."),
         device=str(chosen_device),
-        fast_paths={"linear": name_linear(chosen_device, chosen_dtype), **names},
+        fast_paths={"linear": name_linear(chosen_device, chosen_dtype), **paths.names},
     )

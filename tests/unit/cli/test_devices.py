@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from cli import devices
 from cli.devices import Device, choose_devices, visible_gpus
 from cli.main import app
+from models.settings import Settings
 
 USAGE = 2
 
@@ -157,6 +158,21 @@ def test_rows_are_auto_or_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows in ("auto", "12"):
         CliRunner().invoke(app, ["worker", "--rows", rows])
     assert asked == ["auto", 12]
+
+
+@pytest.mark.parametrize("command", [["worker"], ["serve"], ["run", "in.jsonl", "-o", "out.jsonl"]])
+def test_dtype_of_the_cache_and_the_reproducible_mode_are_options(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """What is not given is left to the environment."""
+    asked: list[Settings] = []
+    monkeypatch.setattr("cli.worker.run_worker", lambda settings, **_: asked.append(settings))
+    monkeypatch.setattr("cli.serve.serve_all", lambda settings, **_: asked.append(settings))
+    monkeypatch.setattr("cli.run.run_file", lambda options, settings: asked.append(settings))
+    CliRunner().invoke(app, [*command, "--kv-dtype", "fp8", "--reproducible"])
+    monkeypatch.setenv("BATCHMILL_REPRODUCIBLE", "true")
+    CliRunner().invoke(app, command)
+    assert [(settings.kv_dtype, settings.reproducible) for settings in asked] == [("fp8", True), ("auto", True)]
 
 
 def test_supervisor_loads_no_torch() -> None:

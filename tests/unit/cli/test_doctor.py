@@ -53,6 +53,12 @@ def test_folder_that_others_may_write_to_is_wrong(home: Path, capsys: pytest.Cap
     assert "since others may write to" in lines["engine"]
 
 
+def test_cache_that_the_device_cannot_have_is_wrong(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = examined(home, capsys, device="cpu", kv_dtype="fp8")
+    assert status == 1
+    assert lines["engine"].startswith("engine wrong kv_dtype fp8 needs a CUDA device")
+
+
 def test_missing_model_is_said_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = examined(home, capsys, model=str(home / "none"))
     assert status == 1

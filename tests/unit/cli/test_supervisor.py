@@ -179,6 +179,7 @@ def test_workers_have_a_seat_each_and_all_else_in_common(tmp_path: Path, monkeyp
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "redis.url").write_text("redis://127.0.0.1:1234/0\n")
     settings = load_settings(state_dir=tmp_path, model="noop", rows="auto", gpu_memory_fraction=0.5, dtype="float32")
+    settings = settings.model_copy(update={"kv_dtype": "fp8", "reproducible": True})
     devices = choose_devices("3,cpu", find_gpus=lambda: "0123")
 
     environments = [environment_of(settings, device, len(devices)) for device in devices]
@@ -191,6 +192,7 @@ def test_workers_have_a_seat_each_and_all_else_in_common(tmp_path: Path, monkeyp
         assert (child.database, child.broker, child.blobs) == (settings.database, settings.broker, settings.blobs)
         assert (child.model, child.rows, child.gpu_memory_fraction) == ("noop", "auto", 0.5)
         assert (child.dtype, child.threads) == ("float32", 3)
+        assert (child.kv_dtype, child.reproducible) == ("fp8", True)
     assert [environment["BATCHMILL_STATE_DIR"] for environment in environments] == [
         str(tmp_path / "devices" / name) for name in ("cuda-3", "cpu-0")
     ]

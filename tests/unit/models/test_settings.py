@@ -46,6 +46,12 @@ def test_fraction_of_a_gpu_is_above_zero_and_at_most_one(
             load_settings()
 
 
+def test_dtype_of_the_cache_is_one_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCHMILL_KV_DTYPE", "int4")
+    with pytest.raises(ConfigurationError, match="setting kv_dtype: Input should be 'auto' or 'fp8'"):
+        load_settings()
+
+
 def test_model_is_named_by_the_last_part_of_its_path(tmp_path: Path) -> None:
     folder = tmp_path / "my model"
     folder.mkdir()

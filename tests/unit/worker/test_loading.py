@@ -42,6 +42,17 @@ def test_number_of_ranks_reaches_the_engine(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked["tensor_parallel"] == 4
 
 
+def test_dtype_of_the_cache_and_the_reproducible_mode_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("worker.engine.engine.Engine.load", lambda folder, **given: asked.update(given))
+    load_engine(load_settings())
+    assert (asked["kv_dtype"], asked["reproducible"]) == ("auto", False)
+    monkeypatch.setenv("BATCHMILL_KV_DTYPE", "fp8")
+    monkeypatch.setenv("BATCHMILL_REPRODUCIBLE", "1")
+    load_engine(load_settings())
+    assert (asked["kv_dtype"], asked["reproducible"]) == ("fp8", True)
+
+
 def test_engine_without_a_model_describes_itself_too() -> None:
     settings = load_settings(model="noop", rows=7)
     assert describe_engine(settings, load_engine(settings).info) == "model noop, 7 rows, none on none"
