@@ -1,6 +1,7 @@
 """The engine over keys and values of 8 bits, in Triton's interpreter, against the one whose cache is float32."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from benchmarks.kv_accuracy import round_to_fp8, score
 from tests.unit.engine.models import tiny_llama
 from tests.unit.engine.parallel.threads import start_thread
 from worker.engine import Engine, Output, Request, SamplingParams
@@ -17,6 +19,7 @@ from worker.engine.families import load_spec
 from worker.engine.fast_paths import cuda_paths
 from worker.engine.kv_cache import token_bytes
 from worker.engine.kv_dtype import FP8
+from worker.engine.loader import load_model
 from worker.engine.parallel import follower, launch
 
 # What 8 bits may do to a logprob here, teacher forced. Measured: 0.0125 at most, 0.003 on average.
@@ -70,6 +73,19 @@ def test_logprobs_are_near_those_of_a_float32_cache(folder: Path, load: Load) ->
     assert distance.mean() < MEAN
     assert distance[: len(PROMPT) - 1].max() > 1e-4, "prompts are computed over 8 bits"
     assert distance[len(PROMPT) :].max() > 1e-4, "and so are answers"
+
+
+def test_what_the_benchmark_measures_is_what_the_engine_does(folder: Path, load: Load) -> None:
+    prompt = PROMPT[:20]
+    [found] = load(kv_dtype="fp8").generate([Request("r", prompt, params=replace(GREEDY, max_tokens=1))])
+    model = load_model(folder, device="cpu", dtype="float32")
+    exact, _ = score(model, prompt, lambda x: x)
+    rounded, _ = score(model, prompt, round_to_fp8)
+
+    scored = logprobs_of(found)[:19]
+
+    assert (scored - rounded).abs().max() < 2e-5
+    assert (scored - exact).abs().mean() > 1e-3
 
 
 def test_memory_holds_the_more_tokens(load: Load) -> None:
