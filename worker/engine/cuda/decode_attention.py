@@ -92,7 +92,7 @@ def attend_pages(
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pieces"])  # one binary, whatever the longest row is
 def _attend_pieces(
     q,
     k,
@@ -168,7 +168,7 @@ def _attend_pieces(
     tl.store(sums + place[:, None] * HEAD_DIM + dim[None, :], total, mask=is_query)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pieces"])
 def _add_up(
     sums,
     peaks,
