@@ -6,6 +6,7 @@ One thread steps it; `prepare` alone may be called from others.
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ class Engine:
         load_float32: Callable[[], "Engine"] | None = None,
         make_runner: MakeRunner = Runner,
     ) -> None:
-        self._preparer = preparer
+        self._preparer, self._device = preparer, model.device
         self.spec, self.weights = model.spec, model.weights
         num_bytes = cache_bytes(model.device, gpu_memory_fraction=gpu_memory_fraction)
         budget = num_bytes // token_bytes(model.spec, choose_kv_dtype(kv_dtype, model.dtype))
@@ -195,6 +196,10 @@ class Engine:
         device or a bug, is raised once all live rows are back in the queue: the engine still says what it holds, and
         what had finished is given by the next step.
         """
+        with on_device(self._device):  # kernels run on the thread's current one, wherever their tensors lie
+            return self._step()
+
+    def _step(self) -> list[Output]:
         intact = None
         try:
             self._advance()
@@ -352,6 +357,11 @@ class Engine:
         again = rewound(group, self._preparer.tokenizer) if error.code == nonfinite_logits().code else None
         if again is None or not self._retry.take(again):
             self._finished.append(Output(request_id, error=error))
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one for a while; for a CPU nothing is to be done."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _choose_length(asked: int | None, context_length: int) -> int:
