@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -118,11 +119,19 @@ def test_reproducible_products_give_the_answers_too(folder: Path, load: Load) ->
     assert engine.info.fingerprint != load().info.fingerprint
 
 
-def test_reproducible_rows_have_the_same_bits_in_every_batch(load: Load) -> None:
+def test_reproducible_rows_have_the_same_bits_in_every_batch(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's product has other bits for other numbers of rows, on a GPU; here it is made to."""
+    linear = torch.nn.functional.linear
+
+    def moody(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return linear(x, weight, bias) * (1 + len(x) * 2**-20)
+
+    monkeypatch.setattr("torch.nn.functional.linear", moody)
     engine = load(reproducible=True)
     few = requests([replace(one, max_tokens=2) for one in PLAIN[:3]])
     together = engine.generate(few)
     assert engine.generate(few[2:]) == together[2:]
+    assert engine.generate(few[::-1]) == together[::-1]
 
 
 def test_a_step_that_warms_up_moves_no_row_on(load: Load) -> None:
