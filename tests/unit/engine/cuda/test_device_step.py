@@ -153,6 +153,20 @@ def test_a_step_that_warms_up_moves_no_row_on(load: Load) -> None:
     assert int(step._num_live) == 3
 
 
+def test_graphs_are_forgotten_with_the_memory_they_write_to(load: Load) -> None:
+    engine = load()
+    engine.add(engine.prepare(requests(PLAIN[:1])[0]))
+    engine.step()
+    step = engine._stepper._device_step
+    assert isinstance(step, GraphedStep)
+    step._keep_graphs_true()
+    assert step.graphs.num_captured == 1
+    engine._runner.cache.release()
+    engine._runner.cache.reserve(0, 1, 8)
+    step._keep_graphs_true()
+    assert step.graphs.num_captured == 0
+
+
 @pytest.mark.parametrize(
     ("num_rows", "bucket"), [(1, 1), (2, 2), (3, 4), (9, 16), (16, 16), (17, 32), (33, 64), (256, 256), (257, 288)]
 )
