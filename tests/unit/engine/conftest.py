@@ -39,3 +39,12 @@ def text_engine(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Engin
         (copy / file.name).write_bytes(file.read_bytes())
     write_tiktoken(copy)
     return Engine.load(copy, rows=4)
+
+
+@pytest.fixture(scope="module")
+def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a tokenizer whose context is soon outgrown."""
+    folder = tmp_path_factory.mktemp("short")
+    tiny_llama(folder, max_position_embeddings=80)
+    write_tiktoken(folder)
+    return folder

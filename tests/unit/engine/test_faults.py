@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from tests.unit.engine.models import EOS, VOCAB_SIZE, tiny_llama, write_tiktoken
+from tests.unit.engine.models import EOS, VOCAB_SIZE, tiny_llama
 from worker.engine import Engine, Output, Request, RowError, SamplingParams, runner
 from worker.engine.attention import TorchAttention
 from worker.engine.families import load_spec
@@ -90,14 +90,6 @@ def drain(engine: Engine) -> dict[str, Output]:
     while engine.has_work:
         outputs |= {output.request_id: output for output in engine.step()}
     return outputs
-
-
-@pytest.fixture(scope="module")
-def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("short")
-    tiny_llama(folder, max_position_embeddings=80)
-    write_tiktoken(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.engine.models import ragged_requests, tiny_llama, write_tiktoken
+from tests.unit.engine.models import ragged_requests, tiny_llama
 from tests.unit.engine.test_deltas import check, decode
 from tests.unit.engine.test_faults import Trouble, drain, mixed_requests, run_all
 from worker.engine import Engine, Output, Request, SamplingParams
@@ -14,14 +14,6 @@ from worker.engine.attention import TorchAttention
 from worker.engine.families import load_spec
 from worker.engine.fast_paths import FastPaths
 from worker.engine.ops import TORCH_OPS
-
-
-@pytest.fixture(scope="module")
-def short_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("short")
-    tiny_llama(folder, max_position_embeddings=80)
-    write_tiktoken(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
