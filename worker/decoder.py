@@ -103,18 +103,23 @@ class Decoder(Part):
             self._engine.cancel(request_id)
 
     def _admit(self) -> None:
-        """Fill free slots, together where possible: a prefill of many rows costs little more than of one."""
+        """Fill free slots, together where possible: a prefill of many rows costs little more than of one. What the next
+        step will not begin stays staged, where others may still go before it."""
         free, num_staged = self._engine.num_free, len(self._staging)
         if not free or not num_staged:
             self._freed_at = None
+            self._staging.note_unfilled(0)
             return
         if self._holds_back(free, num_staged):
             return
         self._freed_at = None
-        for entry in self._staging.take(free):
-            if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
-                self._assembly(entry).running.add(entry.request_id)
-                self._engine.add(entry.sequence)
+        longest_first = not self._staging.is_full
+        while (wanted := self._engine.num_wanted) and len(self._staging):
+            for entry in self._staging.take(wanted, longest_first=longest_first):
+                if self._ledger.is_open(entry.row):  # else it was staged just after it was cancelled or lost
+                    self._assembly(entry).running.add(entry.request_id)
+                    self._engine.add(entry.sequence)
+        self._staging.note_unfilled(0 if wanted else self._engine.num_free)
         self._on_room()
 
     def _holds_back(self, free: int, num_staged: int) -> bool:

@@ -73,9 +73,9 @@ class Feeder(Part):
 
     @property
     def wants_more(self) -> bool:
-        """Whether less than one engine's worth of jobs stands ready behind the live rows, and claims are wanted."""
+        """Whether fewer jobs stand ready than the staging has room for, and claims are wanted."""
         num_ready = self._num_waiting + len(self._claimed) + len(self._staging)
-        return num_ready < self._engine.info.rows and not self._brake.reason
+        return num_ready < self._staging.room and not self._brake.reason
 
     def unprepared(self) -> set[UUID]:
         """Jobs claimed and not yet staged, once stopped."""
@@ -91,7 +91,6 @@ class Feeder(Part):
     def work(self) -> None:
         """Take, claim, prepare, until stopped."""
         while not self._stopping.is_set():
-            # One engine's worth of rows stands ready behind the live ones.
             room = self._staging.wait_for_room(IDLE_SECONDS)
             if room <= 0:
                 continue

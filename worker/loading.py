@@ -33,6 +33,8 @@ class DecodeEngine(Protocol):
     @property
     def num_free(self) -> int: ...  # noqa: D102
     @property
+    def num_wanted(self) -> int: ...  # noqa: D102
+    @property
     def num_live(self) -> int: ...  # noqa: D102
     @property
     def has_work(self) -> bool: ...  # noqa: D102

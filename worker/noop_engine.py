@@ -44,6 +44,11 @@ class NoopEngine:
         return self.info.rows - len(self._waiting)
 
     @property
+    def num_wanted(self) -> int:
+        """How many to add now."""
+        return self.num_free
+
+    @property
     def has_work(self) -> bool:
         """Whether step() would return anything."""
         return bool(self._waiting)

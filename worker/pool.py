@@ -109,7 +109,7 @@ class DecodePool(BasePool):
         return delivery
 
     def wants_more(self) -> bool:
-        """Whether the consumer may pop another message: less than one engine's worth of jobs stands ready."""
+        """Whether the consumer may pop another message: fewer jobs stand ready than are wanted."""
         return not self.stopping and self._running().feeder.wants_more
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Rows claimed and prepared, waiting for a slot: the queue between the feeder and the engine thread."""
+"""Rows claimed and prepared, waiting to be decoded: the queue between the feeder and the engine thread."""
 
 import sys
 import threading
@@ -21,22 +21,26 @@ class StagedRow:
 Prepared = tuple[Row, str, Any]  # a row, the id of its request, its sequence
 _Entry = tuple[int, StagedRow]  # with how many had left when it came
 PATIENCE = 4  # how many engines' worth of other rows may begin before a row, be they longer or more urgent
+OUTLOOK_SHARE = 8  # an eighth of an engine's worth more is held: work that just fills two engines shows its end at once
 
 
 class Staging:
     """A queue whose producer can wait for room and whose consumer can wait for rows. Counts requests, not jobs.
 
-    Meant to hold up to `room` of them. The more urgent leave first. Equally urgent ones leave in order of arrival while
-    the queue is full, and those that will decode longest first once it is not: then nothing more waits outside, and the
-    end of the work should be many short rows and not one long one with empty slots beside it. (Longest first from the
-    start would fill the engine with rows that all end late, before which none of the later ones begins.) A row that has
-    seen many others leave goes before all of these, so that no stream of urgent or long ones keeps it for ever.
+    Meant to hold one engine's worth behind the live rows, and as many as there are slots whose turn has not come: until
+    then others may still go before a row.
 
-    There are no turns of owners here: what is staged is one engine's worth, and came in their turn.
+    The more urgent leave first. Equally urgent ones should leave in order of arrival while the queue is full, and those
+    that will decode longest first once it is not: then nothing more waits outside, and the end of the work should be
+    many short rows and not one long one with empty slots beside it. (Longest first from the start would fill the engine
+    with rows that all end late, before which none of the later ones begins.) A row that has seen many others leave goes
+    before all of these, so that no stream of urgent or long ones keeps it for ever.
+
+    There are no turns of owners here: what is staged is an engine's worth or two, and came in their turn.
     """
 
-    def __init__(self, room: int) -> None:
-        self._room = room
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots, self._num_unfilled = num_slots, 0
         self._rows: list[_Entry] = []
         self._num_left = 0
         self._changed = threading.Condition()
@@ -44,17 +48,33 @@ class Staging:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def room(self) -> int:
+        """How many it is meant to hold."""
+        return self._num_slots + self._num_slots // OUTLOOK_SHARE + self._num_unfilled
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more may wait outside."""
+        return len(self._rows) >= self.room
+
+    def note_unfilled(self, num_slots: int) -> None:
+        """Make room for slots of the engine that are free and cannot be filled yet."""
+        if num_slots != self._num_unfilled:
+            with self._changed:
+                self._num_unfilled = num_slots
+                self._changed.notify_all()
+
     def put(self, prepared: list[Prepared]) -> None:
         """Add rows."""
         with self._changed:
             self._rows.extend((self._num_left, StagedRow(*entry)) for entry in prepared)
             self._changed.notify_all()
 
-    def take(self, count: int) -> list[StagedRow]:
+    def take(self, count: int, *, longest_first: bool) -> list[StagedRow]:
         """Remove up to `count` rows: those that are to begin next, in that order."""
         with self._changed:
-            is_full = len(self._rows) >= self._room
-            order = sorted(self._rows, key=self._urgent_first if is_full else self._longest_first)
+            order = sorted(self._rows, key=self._longest_first if longest_first else self._urgent_first)
             taken, self._rows = order[:count], order[count:]
             self._num_left += len(taken)
             self._changed.notify_all()
@@ -72,7 +92,7 @@ class Staging:
 
     def _is_patient(self, entry: _Entry) -> bool:
         """Whether it has not yet seen so many others leave that it goes before them."""
-        return self._num_left - entry[0] < PATIENCE * self._room
+        return self._num_left - entry[0] < PATIENCE * self._num_slots
 
     def remove(self, job_ids: set[UUID]) -> None:
         """Take out the rows of these jobs, wherever they stand."""
@@ -93,5 +113,5 @@ class Staging:
     def wait_for_room(self, timeout_seconds: float) -> int:
         """Return how many more rows it is meant to hold, after waiting for at least one place."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._rows) < self._room, timeout_seconds)
-            return self._room - len(self._rows)
+            self._changed.wait_for(lambda: len(self._rows) < self.room, timeout_seconds)
+            return self.room - len(self._rows)

@@ -244,6 +244,12 @@ class Engine:
         return max(self._scheduler.limit - self.num_live - self.num_waiting, 0)
 
     @property
+    def num_wanted(self) -> int:
+        """How many requests to add now, or none where the next step can begin no more; ask again after adding them.
+        What is added only when wanted is begun at once, and its order is chosen as late as can be."""
+        return min(self._scheduler.num_wanted, self.num_free)
+
+    @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
         return bool(self._scheduler.live or self._scheduler.waiting or self._finished or self._retry.request_ids)

@@ -50,6 +50,13 @@ class Scheduler:
         """Queue the sequences of a request behind those that wait."""
         self.waiting.extend(sequences)
 
+    @property
+    def num_wanted(self) -> int:
+        """How many more to queue at a time, until more prompt tokens wait than one step admits."""
+        if sum(map(self.cost, self.waiting)) > self.pace.admit_tokens:
+            return 0
+        return max(self.limit // self.pace.refill_share, 1)
+
     def requeue(self, sequences: list[Sequence]) -> None:
         """Queue sequences that must begin anew before those that wait."""
         self.waiting.extendleft(reversed(sequences))

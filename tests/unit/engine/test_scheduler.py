@@ -76,6 +76,16 @@ def test_prefill_limit_holds_but_never_blocks() -> None:
     assert [ids(scheduler.admit()) for _ in range(4)] == [["a"], ["b"], ["c"], []]
 
 
+def test_no_more_is_wanted_than_one_step_admits() -> None:
+    scheduler = make_scheduler(32)
+    scheduler.add([make(str(number), num_prompt=CPU_PACE.admit_tokens // 4) for number in range(4)])
+    assert scheduler.num_wanted == 32 // CPU_PACE.refill_share
+    scheduler.add([make("4", num_prompt=1)])
+    assert scheduler.num_wanted == 0
+    scheduler.admit()
+    assert scheduler.num_wanted == 32 // CPU_PACE.refill_share
+
+
 def test_a_gpu_prefills_in_bursts() -> None:
     scheduler = make_scheduler(16)
     scheduler.pace = pace_of("cuda")
